@@ -1,0 +1,59 @@
+# Two commands do all the set-up on a fresh machine with Python 3.11 or newer, pip and venv:
+#   make run    runs a broker, a far side and two routes between them
+#   make test   runs all tests (as root on a Debian or Ubuntu it installs the real peers they need)
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: run test check format bench bench-quick soak docs clean
+
+run: $(VENV)/installed
+	$(BIN)/isthmus demo
+
+# Once as it is installed, compiled where there is a C compiler, and once interpreted.
+test: $(VENV)/installed-test
+	tests/peers.sh
+	$(BIN)/pytest
+	ISTHMUS_INTERPRETED=1 $(BIN)/pytest $(addprefix tests/,mqtt net delivery broker connectors routing)
+
+check: $(VENV)/installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/installed-test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/installed-test
+	tests/peers.sh
+	$(BIN)/python -m bench
+
+bench-quick: $(VENV)/installed-test
+	tests/peers.sh
+	$(BIN)/python -m bench --quick
+
+soak: $(VENV)/installed-test
+	$(BIN)/python -m bench.soak
+
+docs: $(VENV)/installed-test
+	$(BIN)/python -m isthmus schema --markdown > docs/reference.md
+
+# The hot files are compiled where there is a C compiler, so a change of one installs again.
+HOT := $(shell find src -name '*.pxd') $(patsubst %.pxd,%.py,$(shell find src -name '*.pxd'))
+
+$(VENV)/installed: pyproject.toml setup.py $(HOT)
+	$(PYTHON) -c 'import sys; sys.exit("Isthmus needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/installed-test: pyproject.toml setup.py $(HOT)
+	$(PYTHON) -c 'import sys; sys.exit("Isthmus needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@ $(VENV)/installed
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
