@@ -1,0 +1,8 @@
+cdef class Window:
+    cdef public int limit
+    cdef public dict entries
+    cdef public dict releasing
+    cdef public list free
+    cdef public int _high
+
+    cpdef bytes next_id(self)

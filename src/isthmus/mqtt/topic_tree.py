@@ -1,0 +1,300 @@
+"""Two indexes: filters to be found by a topic, and topics to be found by a filter.
+
+`TopicTree` answers "who wants this topic", `TopicIndex` answers "which of these topics does this
+filter name". Both keep everything in one flat dict, so that a look-up without a wildcard is one
+hash; only filters with wildcards, respectively all topics, also stand in a tree of levels. Both
+drop branches that became empty and nothing recurses, so a topic of 65,535 slashes is only slow.
+How many levels are allowed is for the caller to limit: memory is one small object per level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from typing import Generic, TypeVar
+
+from isthmus.mqtt.topics import is_wildcard
+
+V = TypeVar("V")
+
+
+class _Branch(Generic[V]):
+    """One level of the filters. Fields are None until they are needed: most branches are thin."""
+
+    __slots__ = ("children", "here", "plus", "rest")
+
+    def __init__(self) -> None:
+        self.children: dict[bytes, _Branch[V]] | None = None
+        self.plus: _Branch[V] | None = None
+        self.here: dict[Hashable, V] | None = None  # filters that end here
+        self.rest: dict[Hashable, V] | None = None  # filters that end here with `#`
+
+    def empty(self) -> bool:
+        return not (self.children or self.plus or self.here or self.rest)
+
+
+class TopicTree(Generic[V]):
+    """Topic filters with values. A filter holds one value per key, such as a session."""
+
+    __slots__ = ("_filters", "_root", "_size")
+
+    def __init__(self) -> None:
+        self._filters: dict[bytes, dict[Hashable, V]] = {}
+        self._root: _Branch[V] = _Branch()
+        self._size = 0
+
+    def __len__(self) -> int:
+        """How many (filter, key) pairs there are."""
+        return self._size
+
+    def __iter__(self) -> Iterator[tuple[bytes, Hashable, V]]:
+        """Every (filter, key, value), filters in order of their first subscription."""
+        for filter_, values in self._filters.items():
+            for key, value in values.items():
+                yield filter_, key, value
+
+    def add(self, filter: bytes, key: Hashable, value: V) -> bool:  # noqa: A002
+        """Set the value of `key` at a valid, not shared filter. True if the pair is new."""
+        values = self._filters.get(filter)
+        if values is None:
+            values = self._filters[filter] = {}
+            if is_wildcard(filter):
+                self._grow(filter, values)
+        new = key not in values
+        values[key] = value
+        self._size += new
+        return new
+
+    def get(self, filter: bytes, key: Hashable) -> V | None:  # noqa: A002
+        """The value of `key` at exactly this filter, or None."""
+        values = self._filters.get(filter)
+        return None if values is None else values.get(key)
+
+    def remove(self, filter: bytes, key: Hashable) -> V | None:  # noqa: A002
+        """Forget `key` at this filter; the value that it had, or None."""
+        values = self._filters.get(filter)
+        if values is None or key not in values:
+            return None
+        value = values.pop(key)
+        self._size -= 1
+        if not values:
+            del self._filters[filter]
+            if is_wildcard(filter):
+                self._prune(filter)
+        return value
+
+    def match(self, topic: bytes) -> list[V]:
+        """The values of every filter that matches a valid topic name, in no particular order.
+
+        A key that has several matching filters appears once for each.
+        """
+        found: list[V] = []
+        exact = self._filters.get(topic)
+        if exact is not None:
+            found.extend(exact.values())
+        root = self._root
+        if root.empty():
+            return found
+        branches: list[_Branch[V]] = [root]
+        hidden = topic[:1] == b"$"  # no leading wildcard matches it (MQTT-4.7.2-1)
+        for level in topic.split(b"/"):
+            below: list[_Branch[V]] = []
+            for branch in branches:
+                if branch.children is not None:
+                    child = branch.children.get(level)
+                    if child is not None:
+                        below.append(child)
+                if not hidden:
+                    if branch.plus is not None:
+                        below.append(branch.plus)
+                    if branch.rest is not None:
+                        found.extend(branch.rest.values())
+            hidden = False
+            branches = below
+            if not branches:
+                return found
+        for branch in branches:
+            if branch.here is not None:
+                found.extend(branch.here.values())
+            if branch.rest is not None:  # `a/#` matches `a` too
+                found.extend(branch.rest.values())
+        return found
+
+    def _grow(self, filter_: bytes, values: dict[Hashable, V]) -> None:
+        branch = self._root
+        for level in filter_.split(b"/"):
+            if level == b"#":
+                branch.rest = values
+                return
+            if level == b"+":
+                if branch.plus is None:
+                    branch.plus = _Branch()
+                branch = branch.plus
+            else:
+                if branch.children is None:
+                    branch.children = {}
+                child = branch.children.get(level)
+                if child is None:
+                    child = branch.children[level] = _Branch()
+                branch = child
+        branch.here = values
+
+    def _prune(self, filter_: bytes) -> None:
+        levels = filter_.split(b"/")
+        last_is_rest = levels[-1] == b"#"
+        if last_is_rest:
+            levels.pop()
+        path = [self._root]
+        for level in levels:
+            branch = path[-1]
+            child = branch.plus if level == b"+" else (branch.children or {}).get(level)
+            assert child is not None  # every filter of the dict has its branches
+            path.append(child)
+        if last_is_rest:
+            path[-1].rest = None
+        else:
+            path[-1].here = None
+        while levels and path[-1].empty():
+            path.pop()
+            parent, level = path[-1], levels.pop()
+            if level == b"+":
+                parent.plus = None
+            elif parent.children is not None:
+                del parent.children[level]
+                if not parent.children:
+                    parent.children = None
+
+
+class _Fork:
+    """One level of the topics. A child is the whole topic while it is a leaf, to save an object."""
+
+    __slots__ = ("children", "topic")
+
+    def __init__(self, topic: bytes | None) -> None:
+        self.topic = topic  # set when a topic ends here
+        self.children: dict[bytes, _Fork | bytes] = {}
+
+
+class TopicIndex(Generic[V]):
+    """Topic names with one value each, found by topic or by filter."""
+
+    __slots__ = ("_root", "_values")
+
+    def __init__(self) -> None:
+        self._values: dict[bytes, V] = {}
+        self._root = _Fork(None)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __iter__(self) -> Iterator[tuple[bytes, V]]:
+        """Every (topic, value) in order of first setting."""
+        return iter(self._values.items())
+
+    def __contains__(self, topic: bytes) -> bool:
+        return topic in self._values
+
+    def get(self, topic: bytes) -> V | None:
+        """The value of a topic, or None."""
+        return self._values.get(topic)
+
+    def set(self, topic: bytes, value: V) -> bool:
+        """Set the value of a valid topic name. True if the topic is new."""
+        new = topic not in self._values
+        self._values[topic] = value
+        if new:
+            self._grow(topic)
+        return new
+
+    def remove(self, topic: bytes) -> V | None:
+        """Forget a topic; the value that it had, or None."""
+        if topic not in self._values:
+            return None
+        value = self._values.pop(topic)
+        self._prune(topic)
+        return value
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._values.clear()
+        self._root = _Fork(None)
+
+    def match(self, filter: bytes) -> list[tuple[bytes, V]]:  # noqa: A002
+        """Every (topic, value) that a valid, not shared filter matches, in no particular order."""
+        values = self._values
+        if not is_wildcard(filter):
+            return [(filter, values[filter])] if filter in values else []
+        if filter == b"#":
+            return [pair for pair in values.items() if pair[0][:1] != b"$"]
+        levels = filter.split(b"/")
+        deep = levels[-1] == b"#"
+        if deep:
+            levels.pop()
+        topics: list[bytes] = []
+        forks = self._descend(levels)
+        while forks:
+            fork = forks.pop()
+            if isinstance(fork, bytes):
+                topics.append(fork)
+                continue
+            if fork.topic is not None:
+                topics.append(fork.topic)
+            if deep:
+                forks.extend(fork.children.values())
+        return [(topic, values[topic]) for topic in topics]
+
+    def _descend(self, levels: list[bytes]) -> list[_Fork | bytes]:
+        """The forks and leaves at the end of `levels`, of which each may be `+`."""
+        forks: list[_Fork | bytes] = [self._root]
+        for depth, level in enumerate(levels):
+            below: list[_Fork | bytes] = []
+            for fork in forks:
+                if isinstance(fork, bytes):
+                    continue
+                if level != b"+":
+                    child = fork.children.get(level)
+                    if child is not None:
+                        below.append(child)
+                elif depth:
+                    below.extend(fork.children.values())
+                else:  # MQTT-4.7.2-1
+                    below.extend(child for name, child in fork.children.items() if name[:1] != b"$")
+            forks = below
+            if not forks:
+                break
+        return forks
+
+    def _grow(self, topic: bytes) -> None:
+        fork = self._root
+        *above, last = topic.split(b"/")
+        for level in above:
+            child = fork.children.get(level)
+            if not isinstance(child, _Fork):
+                child = fork.children[level] = _Fork(child)
+            fork = child
+        child = fork.children.get(last)
+        if isinstance(child, _Fork):
+            child.topic = topic
+        else:
+            fork.children[last] = topic
+
+    def _prune(self, topic: bytes) -> None:
+        levels = topic.split(b"/")
+        path = [self._root]
+        for level in levels[:-1]:
+            child = path[-1].children[level]
+            assert isinstance(child, _Fork)  # something stands below it
+            path.append(child)
+        leaf = path[-1].children[levels[-1]]
+        if isinstance(leaf, _Fork):
+            leaf.topic = None
+            return
+        del path[-1].children[levels[-1]]
+        for depth in range(len(path) - 1, 0, -1):
+            fork = path[depth]
+            if fork.children:
+                return
+            if fork.topic is None:
+                del path[depth - 1].children[levels[depth - 1]]
+            else:
+                path[depth - 1].children[levels[depth - 1]] = fork.topic
+                return

@@ -1,0 +1,148 @@
+"""TopicTree and TopicIndex against plain dicts and `topics.matches`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from mqtt_strategies import filters, names
+
+from isthmus.mqtt.topic_tree import TopicIndex, TopicTree
+from isthmus.mqtt.topics import matches
+
+KEYS = st.sampled_from(["k1", "k2", "k3"])
+
+
+class TreeMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tree: TopicTree[int] = TopicTree()
+        self.naive: dict[tuple[bytes, str], int] = {}
+        self.count = 0
+
+    @rule(filter_=filters(shared=False) | names, key=KEYS)
+    def add(self, filter_: bytes, key: str) -> None:
+        self.count += 1
+        new = (filter_, key) not in self.naive
+        self.naive[filter_, key] = self.count
+        assert self.tree.add(filter_, key, self.count) is new
+        assert self.tree.get(filter_, key) == self.count
+
+    @rule(data=st.data())
+    def remove(self, data: st.DataObject) -> None:
+        pairs = sorted(self.naive)
+        pair = data.draw(st.sampled_from(pairs)) if pairs else (b"a/#", "k1")
+        assert self.tree.remove(*pair) == self.naive.pop(pair, None)
+        assert self.tree.remove(*pair) is None
+        assert self.tree.get(*pair) is None
+
+    @rule(topic=names)
+    def match(self, topic: bytes) -> None:
+        expected = [value for (filter_, _), value in self.naive.items() if matches(filter_, topic)]
+        assert sorted(self.tree.match(topic)) == sorted(expected)
+
+    @invariant()
+    def same_content(self) -> None:
+        assert len(self.tree) == len(self.naive)
+        assert {(filter_, key): value for filter_, key, value in self.tree} == self.naive
+
+    def teardown(self) -> None:
+        for pair in self.naive:
+            self.tree.remove(*pair)
+        assert self.tree._root.empty()  # every branch is pruned
+
+
+class IndexMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.index: TopicIndex[int] = TopicIndex()
+        self.naive: dict[bytes, int] = {}
+        self.count = 0
+
+    @rule(topic=names)
+    def set(self, topic: bytes) -> None:
+        self.count += 1
+        assert self.index.set(topic, self.count) is (topic not in self.naive)
+        self.naive[topic] = self.count
+
+    @rule(data=st.data())
+    def remove(self, data: st.DataObject) -> None:
+        topics = sorted(self.naive)
+        topic = data.draw(st.sampled_from(topics)) if topics else b"a"
+        assert self.index.remove(topic) == self.naive.pop(topic, None)
+        assert self.index.remove(topic) is None
+
+    @rule(filter_=filters(shared=False) | names)
+    def match(self, filter_: bytes) -> None:
+        expected = [pair for pair in self.naive.items() if matches(filter_, pair[0])]
+        assert sorted(self.index.match(filter_)) == sorted(expected)
+
+    @invariant()
+    def same_content(self) -> None:
+        assert len(self.index) == len(self.naive)
+        assert dict(self.index) == self.naive
+        assert all(topic in self.index for topic in self.naive)
+        assert all(self.index.get(topic) == value for topic, value in self.naive.items())
+
+    def teardown(self) -> None:
+        for topic in self.naive:
+            self.index.remove(topic)
+        assert not self.index._root.children
+
+
+machines = settings(max_examples=25, stateful_step_count=25, deadline=None)
+TestTree: Any = TreeMachine.TestCase
+TestTree.settings = machines
+TestIndex: Any = IndexMachine.TestCase
+TestIndex.settings = machines
+
+
+def test_65535_slashes_do_not_blow_the_stack() -> None:
+    """CVE-2019-11779."""
+    slashes = b"/" * 65_535
+    tree: TopicTree[int] = TopicTree()
+    tree.add(slashes, "a", 1)
+    deep = b"+/" * 32_767
+    tree.add(deep, "b", 2)
+    tree.add(deep + b"#", "c", 3)
+    assert sorted(tree.match(slashes)) == [1, 3]  # `#` takes the longer rest
+    assert sorted(tree.match(b"/" * 32_767)) == [2, 3]
+    tree.remove(deep, "b")
+    tree.remove(deep + b"#", "c")
+    tree.remove(slashes, "a")
+    assert tree._root.empty()
+    index: TopicIndex[int] = TopicIndex()
+    index.set(slashes, 1)
+    assert index.match(b"#") == [(slashes, 1)]
+    assert index.match(b"+/#") == [(slashes, 1)]
+    assert index.match(b"/" * 65_534 + b"+") == []
+    index.remove(slashes)
+    assert not index._root.children
+
+
+def test_a_miss_costs_little_among_many_filters() -> None:
+    tree: TopicTree[int] = TopicTree()
+    for number in range(20_000):
+        tree.add(b"site/%d/+/state" % number, "k", number)
+    start = time.process_time()
+    for number in range(1000):
+        assert tree.match(b"site/%d/x/state" % number) == [number]
+    assert time.process_time() - start < 0.5
+
+
+def test_overlapping_filters_of_one_key_all_count() -> None:
+    tree: TopicTree[str] = TopicTree()
+    for filter_ in (b"a/b", b"a/+", b"a/#", b"#", b"+/b"):
+        tree.add(filter_, "key", filter_.decode())
+    assert sorted(tree.match(b"a/b")) == sorted(["a/b", "a/+", "a/#", "#", "+/b"])
+
+
+def test_index_clear() -> None:
+    index: TopicIndex[int] = TopicIndex()
+    index.set(b"a/b", 1)
+    index.clear()
+    assert index.match(b"#") == []
+    assert index.match(b"+/b") == []
