@@ -1,0 +1,43 @@
+import cython
+
+from isthmus.net.link cimport Link
+
+
+cdef class Reactor:
+    cdef object __weakref__
+    cdef public object loop
+    cdef public object poller
+    cdef public double now
+    cdef public bint in_turn
+    cdef public list touched
+    cdef public object wheel
+    cdef public bytearray _buffer
+    cdef public dict _links
+    cdef public dict _sources
+    cdef public dict _unreached
+    cdef public object _steps
+    cdef public list _after
+    cdef public list _ending
+    cdef public list _dead
+    cdef public object _soon
+    cdef public object _timer
+    cdef public double _timer_at
+    cdef public bint _closed
+    cdef public Py_ssize_t _turns
+    cdef public Py_ssize_t _events
+    cdef public Py_ssize_t _flushes
+    cdef public Py_ssize_t _cut
+    cdef public Py_ssize_t _failures
+
+    cpdef wake(self)
+
+    @cython.locals(
+        fd=int, event=int, credit=Py_ssize_t, link=Link, size=Py_ssize_t,
+        buffer=bytearray, raw="const unsigned char*",
+    )
+    cpdef _read(self, events, double started)
+
+    @cython.locals(link=Link)
+    cpdef _flush(self)
+
+    cpdef _finish(self)
