@@ -1,0 +1,176 @@
+"""The authenticator: what it remembers, what it shares, and what it never does."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from isthmus.auth import authenticator as module
+from isthmus.auth.authenticator import REMEMBER_S, Authenticator
+from isthmus.auth.passwords import PasswordFile
+
+
+class SlowEntry:
+    """Counts its checks; the right password is b"right"."""
+
+    slow = True
+
+    def __init__(self) -> None:
+        self.checks = 0
+        self.go = threading.Event()
+        self.go.set()
+
+    def check(self, password: bytes) -> bool:
+        self.checks += 1
+        self.go.wait(5)
+        return password == b"right"
+
+
+class FastEntry(SlowEntry):
+    slow = False
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+def make(entry: SlowEntry, clock: Clock | None = None, **options: bool) -> Authenticator:
+    options.setdefault("allow_anonymous", False)
+    return Authenticator(PasswordFile({"anna": entry}), now=clock or Clock(), **options)
+
+
+async def test_right_credentials_are_remembered_for_a_minute() -> None:
+    entry, clock = SlowEntry(), Clock()
+    auth = make(entry, clock)
+    assert auth.cached("anna", b"right") is None
+    assert await auth.authenticate("anna", b"right")
+    assert auth.cached("anna", b"right") is True
+    assert auth.cached("anna", b"wrong") is None
+    clock.time += REMEMBER_S - 1
+    assert await auth.authenticate("anna", b"right")
+    assert entry.checks == 1
+    clock.time += 2  # use does not prolong it
+    assert auth.cached("anna", b"right") is None
+    assert await auth.authenticate("anna", b"right")
+    assert entry.checks == 2
+    auth.close()
+
+
+async def test_wrong_credentials_are_checked_every_time() -> None:
+    entry = SlowEntry()
+    auth = make(entry)
+    assert not await auth.authenticate("anna", b"wrong")
+    assert not await auth.authenticate("anna", b"wrong")
+    assert not await auth.authenticate("nobody", b"right")
+    assert entry.checks == 3
+    auth.close()
+
+
+async def test_names_and_passwords_do_not_run_together() -> None:
+    entry = FastEntry()
+    auth = Authenticator(PasswordFile({"an": entry, "anna": entry}), allow_anonymous=False)
+    assert await auth.authenticate("an", b"right")
+    assert auth.cached("anr", b"ight") is None
+
+
+async def test_equal_questions_share_one_check() -> None:
+    entry = SlowEntry()
+    entry.go.clear()
+    auth = make(entry)
+    asked = [asyncio.create_task(auth.authenticate("anna", b"right")) for _ in range(50)]
+    await asyncio.sleep(0.01)
+    asked[0].cancel()  # a client that goes away takes nothing from the others
+    entry.go.set()
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(answers[0], asyncio.CancelledError)
+    assert answers[1:] == [True] * 49
+    assert entry.checks == 1
+    auth.close()
+
+
+async def test_slow_checks_leave_the_loop_free() -> None:
+    entry = SlowEntry()
+    entry.go.clear()
+    auth = make(entry)
+    task = asyncio.create_task(auth.authenticate("anna", b"right"))
+    began = time.monotonic()
+    await asyncio.sleep(0.02)
+    assert time.monotonic() - began < 1
+    assert not task.done()
+    entry.go.set()
+    assert await task
+    auth.close()
+
+
+async def test_fast_checks_need_no_thread() -> None:
+    auth = make(FastEntry())
+    threads = threading.active_count()
+    assert await auth.authenticate("anna", b"right")
+    assert not await auth.authenticate("anna", b"wrong")
+    assert threading.active_count() == threads
+
+
+async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REMEMBERED", 10)
+    entry = FastEntry()
+    auth = Authenticator(
+        PasswordFile({f"u{number}": entry for number in range(100)}), allow_anonymous=False
+    )
+    for number in range(100):
+        assert await auth.authenticate(f"u{number}", b"right")
+    remembered = sum(auth.cached(f"u{number}", b"right") is True for number in range(100))
+    assert 10 <= remembered <= 20
+    assert auth.cached("u99", b"right")
+
+
+async def test_a_new_file_forgets_everything() -> None:
+    auth = make(FastEntry())
+    assert await auth.authenticate("anna", b"right")
+    auth.replace(PasswordFile({"bert": FastEntry()}), allow_anonymous=False)
+    assert auth.cached("anna", b"right") is None
+    assert not await auth.authenticate("anna", b"right")
+
+
+async def test_a_check_across_a_new_file_is_made_again() -> None:
+    entry = SlowEntry()
+    entry.go.clear()
+    auth = make(entry)
+    task = asyncio.create_task(auth.authenticate("anna", b"right"))
+    await asyncio.sleep(0.01)
+    auth.replace(PasswordFile({"bert": FastEntry()}), allow_anonymous=False)
+    entry.go.set()
+    assert not await task
+    assert auth.cached("anna", b"right") is None
+    auth.close()
+
+
+@pytest.mark.parametrize("anonymous", [False, True])
+def test_anonymous_clients(anonymous: bool) -> None:
+    auth = make(FastEntry(), allow_anonymous=anonymous)
+    assert auth.cached(None, None) is anonymous
+    assert auth.cached(None, b"right") is False  # MQTT 5 allows it; nothing can verify it
+    assert auth.cached("anna", None) is False
+    assert auth.cached("anna", b"") is False
+    assert auth.identity(None) is None
+    assert auth.identity("anna") == "anna"
+
+
+def test_without_a_password_file_a_name_means_nothing() -> None:
+    auth = Authenticator(None, allow_anonymous=True)
+    assert auth.cached("admin", b"x") is True
+    assert auth.cached(None, None) is True
+    assert auth.identity("admin") is None
+    assert Authenticator(None, allow_anonymous=False).cached("admin", b"x") is False
+
+
+async def test_credentials_are_not_kept_as_they_are() -> None:
+    auth = make(FastEntry())
+    await auth.authenticate("anna", b"right")
+    kept = [name for name in (*auth._young, *auth._old) if b"right" in name or b"anna" in name]
+    assert auth._young
+    assert not kept
