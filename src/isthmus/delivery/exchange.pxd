@@ -1,0 +1,1 @@
+# Compiled as it is: it has no hot types of its own.

@@ -1,0 +1,157 @@
+"""The exchange of an endpoint: filters to subscribers, topics to plans."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from isthmus.delivery.endpoint import Origin, Subscriber
+from isthmus.delivery.outlet import KEEP
+from isthmus.delivery.plan import Plan, PlanCache
+from isthmus.mqtt.topic_tree import TopicTree
+
+log = logging.getLogger("isthmus.delivery")
+
+MAX_VISITED = 256
+"""Topics that one message may become inside this process."""
+
+CIRCLE = ("", b"")
+"""Stands among the visited topics once a circle was reported."""
+
+SHOWN_BYTES = 100
+
+REMEMBERED_BYTES = 256
+"""Plans of longer topics are made for each message: they are rare, and would fill memory."""
+
+MAX_DEPTH = 12
+"""Routes that a message may pass one after the other inside this process.
+
+A circle that changes the topic each time has no other end.
+"""
+
+
+class Exchange:
+    """Who subscribed to what, and the plan of each topic that was published.
+
+    One per endpoint. `plan` answers for the topic alone; `plan_for` takes away what would echo and
+    adds what depends on the publisher.
+    """
+
+    __slots__ = ("_tree", "name", "plans")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.plans = PlanCache()
+        self._tree: TopicTree[tuple[Subscriber, Any]] = TopicTree()
+
+    def __len__(self) -> int:
+        return len(self._tree)
+
+    def subscribe(self, filter_: bytes, subscriber: Subscriber, options: Any) -> bool:
+        """Add or replace one subscription; True if it is new."""
+        new = self._tree.add(filter_, subscriber, (subscriber, options))
+        self.plans.invalidate(filter_)
+        return new
+
+    def unsubscribe(self, filter_: bytes, subscriber: Subscriber) -> None:
+        """Remove one subscription, if it is there."""
+        self._tree.remove(filter_, subscriber)
+        self.plans.invalidate(filter_)
+
+    def plan(self, topic: bytes) -> Plan:
+        """The plan of `topic` for a publisher without particulars."""
+        plan = self.plans.get(topic) or self._renewed(topic)
+        if plan is None:
+            plan = self.node(topic, remember=len(topic) <= REMEMBERED_BYTES)
+        if not plan.made:
+            plan.visited = {(self.name, topic)}
+            self.resolve(topic, plan)
+            plan.close()
+        return plan
+
+    def _renewed(self, topic: bytes) -> Plan | None:
+        """The stale plan of `topic`, if its subscriptions are what they were.
+
+        Subscriptions that come and go, as for one reply, make every plan that they match stale, and
+        most are asked for again only when things are as before.
+        """
+        plan = self.plans.known(topic)
+        if plan is None or plan.parents is not None or plan.matched is None:
+            return None
+        if plan.matched != self._tree.match(topic):
+            return None
+        plan.stale = False
+        return plan
+
+    def node(self, topic: bytes, *, remember: bool = True) -> Plan:
+        """The plan of `topic`, made or not: what becomes stale when its subscriptions change."""
+        plan = self.plans.get(topic)
+        if plan is None:
+            plan = Plan()
+            if remember:
+                self.plans.put(topic, plan)
+        return plan
+
+    def plan_for(self, topic: bytes, origin: Origin) -> Plan:
+        """The plan of `topic` for messages from `origin`."""
+        plan = self.plan(topic)
+        if not plan.personal and not plan.echoes_to(origin.key):
+            return plan
+        own = plan.derive()
+        own.visited = {(self.name, topic)}
+        _add(own, plan, topic, origin, KEEP)
+        own.close()
+        return own
+
+    def extend(self, plan: Plan, topic: bytes, *, origin: Origin, flags: tuple[int, ...]) -> None:
+        """Add to `plan` where messages of `topic` from `origin` go, with their flags mapped.
+
+        Nothing of it is remembered for `topic` itself: on a way that leads in a circle the answer
+        depends on where the way began.
+        """
+        visited = plan.visited
+        assert visited is not None
+        here = (self.name, topic)
+        if here in visited or plan.depth >= MAX_DEPTH or len(visited) >= MAX_VISITED:
+            if CIRCLE not in visited:
+                visited.add(CIRCLE)
+                log.warning(
+                    "%s: routes send %r round in a circle; it is not followed further",
+                    self.name,
+                    topic[:SHOWN_BYTES].decode(errors="replace"),
+                )
+            return
+        visited.add(here)
+        plan.depends_on(self.node(topic))
+        inner = Plan(visited, plan.depth + 1)
+        self.resolve(topic, inner)
+        for parent in inner.parents or ():
+            plan.depends_on(parent)
+        _add(plan, inner, topic, origin, flags)
+
+    def resolve(self, topic: bytes, plan: Plan) -> None:
+        """Ask every subscriber of `topic` once."""
+        plan.matched = self._tree.match(topic)
+        by_subscriber: dict[Subscriber, list[Any]] = {}
+        for subscriber, options in plan.matched:
+            by_subscriber.setdefault(subscriber, []).append(options)
+        for subscriber, found in by_subscriber.items():
+            subscriber.resolve(topic, found, plan, None)
+
+
+def _add(plan: Plan, inner: Plan, topic: bytes, origin: Origin, flags: tuple[int, ...]) -> None:
+    """Add to `plan` what of `inner` is open to `origin`."""
+    for outlet in inner.retaining:
+        if outlet.echo_key is None or outlet.echo_key is not origin.key:
+            mapped = outlet if flags == KEEP else outlet.with_flags(flags)
+            if mapped is not None:
+                plan.add(mapped)
+    for subscriber, options in inner.personal:
+        personal = Plan(plan.visited, plan.depth)
+        subscriber.resolve(topic, options, personal, origin)
+        for parent in personal.parents or ():
+            plan.depends_on(parent)
+        for outlet in personal.retaining:
+            mapped = outlet if flags == KEEP else outlet.with_flags(flags)
+            if mapped is not None:
+                plan.add(mapped)

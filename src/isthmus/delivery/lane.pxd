@@ -1,0 +1,49 @@
+import cython
+
+from isthmus.delivery.receipt cimport Receipt
+from isthmus.mqtt.inflight cimport Window
+from isthmus.net.link cimport Link
+
+
+cdef class Lane:
+    cdef public bint _attached
+    cdef public Py_ssize_t _blocked_bytes
+    cdef public Py_ssize_t _forget_at
+    cdef public bint _id_was_taken
+    cdef public set _inherited
+    cdef public double _left_at
+    cdef public int _max_qos
+    cdef public object _queue
+    cdef public object _resend
+    cdef public bint _retain
+    cdef public double _retry_s
+    cdef public object _retry_timer
+    cdef public Py_ssize_t _returned
+    cdef public bint blocks
+    cdef public object drops
+    cdef public dict entries
+    cdef public bint full
+    cdef public Link link
+    cdef public Py_ssize_t max_body
+    cdef public int max_inflight
+    cdef public Py_ssize_t max_packet
+    cdef public Py_ssize_t max_queued
+    cdef public Py_ssize_t max_queued_bytes
+    cdef public Py_ssize_t max_unsent_bytes
+    cdef public Py_ssize_t queued_bytes
+    cdef public Py_ssize_t refused
+    cdef public Py_ssize_t room
+    cdef public Py_ssize_t sent
+    cdef public bint v5
+    cdef public bint waiting
+    cdef public Window window
+
+    cpdef enqueue(self, bytes topic, int first, bytes properties, bytes payload, Receipt receipt)
+    cpdef too_large(self, bytes packet_id, bytes topic, Receipt receipt, Py_ssize_t index)
+    cpdef send_blocked(self, bytes packet)
+
+    @cython.locals(
+        entries=dict, last=Receipt, receipt=Receipt, count=Py_ssize_t, packet_id=bytes,
+        entry=tuple, packet=bytes,
+    )
+    cpdef acked(self, list packet_ids)

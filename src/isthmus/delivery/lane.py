@@ -1,0 +1,612 @@
+"""The lane: the ordered way to one target, a client session or one connection of a connector.
+
+A lane owns the window of the target's session (what is in flight, under which packet identifier),
+the queue behind it, and the holds on the receipts of the messages that it carries. It survives its
+network connection: `attach` and `detach` say when there is one.
+
+Two kinds differ only in settings. A connector's lane keeps the publisher's acknowledgement back
+until the far side has acknowledged, so its queue is bounded by what publishers may have
+unacknowledged. A session's lane counts as memory: what does not fit is dropped and counted.
+
+Invariants: what is queued is younger than what is in flight; an entry leaves the window exactly
+once, and whoever takes it out releases its hold; nothing is sent again on a live connection
+(MQTT-4.4.0-1).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from isthmus import clock
+from isthmus.delivery.publication import again, pack, unpack
+from isthmus.errors import ProtocolViolation
+from isthmus.mqtt.inflight import Window
+from isthmus.mqtt.properties import message_expiry, with_message_expiry
+
+if TYPE_CHECKING:
+    from isthmus.delivery.receipt import Receipt
+    from isthmus.metrics.drops import Drops
+    from isthmus.net.link import Link
+    from isthmus.net.timers import Timer
+
+ENTRY_OVERHEAD_BYTES = 200
+"""What a queued message costs besides its bytes; part of every queue's size."""
+
+UNLIMITED_PACKET = 268_435_460
+"""The largest packet MQTT can express: the limit where the peer named none."""
+
+RETRY_CODES = frozenset({0x80, 0x83, 0x97})
+"""Refusals that may pass: the message is published again later, as a new publication."""
+
+FORGET_AT = 64
+"""Messages in a full queue at which it is first looked through for those that nobody needs."""
+
+PUBACK = 0x40
+PUBREL = b"\x62\x02"
+
+RETRY_MIN_S = 1.0
+RETRY_MAX_S = 30.0
+
+
+def largest_body(max_packet: int) -> int:
+    """The largest remaining length of a packet of at most `max_packet` bytes."""
+    for length_bytes in range(1, 5):
+        body = max_packet - 1 - length_bytes
+        if body < 128**length_bytes:
+            return body
+    return UNLIMITED_PACKET - 5
+
+
+Entry = tuple[bytes, "Receipt | None", int]
+"""A message in flight: the encoded PUBLISH, the receipt that waits for it, its index there."""
+
+
+class Queued(NamedTuple):
+    """A message that waits for room in the window.
+
+    `first` is the first byte of its PUBLISH, `expires` the monotonic end of its life or None, and
+    `place` its index in the receipt.
+    """
+
+    topic: bytes
+    first: int
+    properties: bytes
+    payload: bytes
+    receipt: Receipt | None
+    place: int
+    expires: float | None
+
+    @property
+    def size(self) -> int:
+        return len(self.topic) + len(self.properties) + len(self.payload) + ENTRY_OVERHEAD_BYTES
+
+
+class Lane:
+    """The way to one target.
+
+    `link` is the connection or None, `window` the QoS 1 and 2 messages in flight, `room` how many
+    may be there at once (0 without a connection), `waiting` whether something is queued, which
+    everything later must queue behind, `v5` whether MQTT 5 is spoken, `sent` messages of any QoS
+    handed to the link, `full` that the queue is over its size and publishers should pause.
+    """
+
+    __slots__ = (
+        "_attached",
+        "_blocked_bytes",
+        "_forget_at",
+        "_id_was_taken",
+        "_inherited",
+        "_left_at",
+        "_max_qos",
+        "_queue",
+        "_resend",
+        "_retain",
+        "_retry_s",
+        "_retry_timer",
+        "_returned",
+        "blocks",
+        "drops",
+        "entries",
+        "full",
+        "link",
+        "max_body",
+        "max_inflight",
+        "max_packet",
+        "max_queued",
+        "max_queued_bytes",
+        "max_unsent_bytes",
+        "queued_bytes",
+        "refused",
+        "room",
+        "sent",
+        "v5",
+        "waiting",
+        "window",
+    )
+
+    def __init__(
+        self,
+        drops: Drops,
+        *,
+        blocks: bool,
+        max_inflight: int,
+        max_queued: int,
+        max_queued_bytes: int,
+        max_unsent_bytes: int,
+    ) -> None:
+        self.drops = drops
+        self.blocks = blocks
+        self.max_inflight = max_inflight
+        self.max_queued = max_queued
+        self.max_queued_bytes = max_queued_bytes
+        self.max_unsent_bytes = max_unsent_bytes
+        self.window = Window(max_inflight)
+        self.entries: dict[bytes, Entry] = self.window.entries
+        self.room = 0
+        self.link: Link | None = None
+        self.v5 = False
+        self.max_packet = self.max_body = UNLIMITED_PACKET
+        self.sent = 0
+        self.refused = 0
+        self.full = False
+        self.waiting = False
+        self.queued_bytes = 0
+        self._queue: deque[Queued] | None = None
+        self._max_qos = 2
+        self._retain = True
+        self._attached = False
+        # QoS 2 identifiers freed by `_disown`; None where the peer's session began with us.
+        self._inherited: set[bytes] | None = None
+        self._resend: deque[bytes] | None = None
+        self._blocked_bytes = 0
+        self._retry_s = RETRY_MIN_S
+        self._retry_timer: Timer | None = None
+        # How many at the head of the queue were sent before, in their order.
+        self._returned = 0
+        self._forget_at = FORGET_AT
+        self._id_was_taken = False
+        self._left_at = 0.0
+
+    # -- state -----------------------------------------------------------------------------------
+
+    @property
+    def queued(self) -> int:
+        """Messages that wait for room in the window or for a connection."""
+        return len(self._queue) if self._queue is not None else 0
+
+    @property
+    def inflight(self) -> int:
+        """QoS 1 and 2 messages that are sent and not done."""
+        return len(self.entries) + len(self.window.releasing)
+
+    def attach(
+        self,
+        link: Link,
+        *,
+        v5: bool,
+        session_present: bool,
+        receive_maximum: int,
+        max_packet: int,
+        max_qos: int = 2,
+        retain: bool = True,
+    ) -> None:
+        """Carry messages over `link`, whose session is open.
+
+        What is in flight goes first, in order: with the same packet identifiers and DUP where the
+        peer kept the session (MQTT-4.4.0-1), as new publications where it did not. Then the queue.
+        """
+        was_v5, self.v5 = self.v5, v5
+        self.link = link
+        self.max_packet = max_packet
+        self.max_body = largest_body(max_packet)
+        self._max_qos = max_qos
+        self._retain = retain
+        self.window.limit = min(self.max_inflight, receive_maximum)
+        self._blocked_bytes = 0
+        self._retry_s = RETRY_MIN_S
+        if session_present:
+            self._prepare_resend(was_v5)
+            if self._inherited is None and not self._attached:
+                self._inherited = set()
+        else:
+            self._requeue(was_v5)
+            self._inherited = None
+        self._attached = True
+        self._set_room()
+        self.pump()
+
+    def detach(self) -> None:
+        """The connection is gone; what is in flight stays in flight until the next one."""
+        if self.link is not None:
+            self._left_at = clock.monotonic()
+        self.link = None
+        self.room = 0
+        self._resend = None
+        self.waiting = self._queue is not None
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+            self._retry_timer = None
+
+    def clear(self) -> None:
+        """The session has ended: forget everything. Receipts are not released."""
+        self.detach()
+        self.window.clear()
+        self._queue = None
+        self._returned = 0
+        self.waiting = False
+        self.queued_bytes = 0
+        self.full = False
+
+    def statistics(self) -> dict[str, int]:
+        """Counters and gauges, by name."""
+        return {
+            "sent": self.sent,
+            "refused": self.refused,
+            "queued": self.queued,
+            "queued_bytes": self.queued_bytes,
+            "inflight": self.inflight,
+        }
+
+    # -- sending ---------------------------------------------------------------------------------
+
+    def enqueue(
+        self,
+        topic: bytes,
+        first: int,
+        properties: bytes,
+        payload: bytes,
+        receipt: Receipt | None,
+    ) -> None:
+        """Keep a QoS 1 or 2 message until there is a connection and room in the window."""
+        expires = None
+        if properties:
+            lifetime = message_expiry(properties)
+            if lifetime is not None:
+                expires = clock.monotonic() + lifetime
+        index = len(receipt.ids) - 1 if receipt is not None else 0
+        item = Queued(topic, first, properties, payload, receipt, index, expires)
+        if self.blocks:
+            # Nobody waits for the acknowledgement of a message without a receipt.
+            over = self.full and receipt is None
+        else:
+            over = self.queued >= self.max_queued or (
+                self.queued > 0 and self.queued_bytes + item.size > self.max_queued_bytes
+            )
+        if over:
+            self.drops.add("queue_full", topic[2:].decode())
+            return
+        if self.full and receipt is not None and self.queued_bytes > 2 * self.max_queued_bytes:
+            self._reject(topic, receipt)
+            return
+        if receipt is not None:
+            receipt.holds += 1
+        if self._queue is None:
+            self._queue = deque()
+            self.waiting = True
+        self._queue.append(item)
+        self.queued_bytes += item.size
+        if self.queued_bytes > self.max_queued_bytes:
+            self.full = True
+            if receipt is not None:
+                receipt.source.press()
+            if self.blocks and self.queued >= self._forget_at:
+                self._forget_orphans()
+        if len(self.entries) < self.room and self._retry_timer is None:
+            self.pump()
+
+    def _reject(self, topic: bytes, receipt: Receipt) -> None:
+        """The queue is at twice its size, from publishers who cannot be paused: take no more.
+
+        MQTT 5 says so with 0x97. MQTT 3 has no word for it but to close; the publisher keeps the
+        message and sends it again after reconnecting.
+        """
+        self.drops.add("rejected", topic[2:].decode())
+        receipt.refuse(len(receipt.ids) - 1, 0x97)
+        if not receipt.source.v5:
+            receipt.source.close_reason("the queue of a route is full")
+
+    def _forget_orphans(self) -> None:
+        """Drop messages that wait while the connection that they came on has ended.
+
+        Nobody was told that they are safe, so their publishers send them again. Without this, one
+        that reconnects while the far side is down would add its messages each time. A QoS 2
+        message is not sent anew, but bound to the one that waits here, while its session lives.
+        """
+        assert self._queue is not None
+        kept: deque[Queued] = deque()
+        for place, item in enumerate(self._queue):
+            receipt = item.receipt
+            orphan = (
+                receipt is not None
+                and receipt.source.closed
+                and (receipt.prefix[0] == PUBACK or not receipt.source.remembers(receipt.ids[0]))
+            )
+            if orphan and place >= self._returned:
+                self.queued_bytes -= item.size
+                self.drops.add("orphaned", item.topic[2:].decode())
+            else:
+                kept.append(item)
+        self._queue = kept
+        self._forget_at = max(2 * len(kept), FORGET_AT)
+
+    def pump(self) -> None:
+        """Send from the queue while the window has room; first what is to be sent again."""
+        if self._resend is not None and not self._send_again():
+            return
+        queue = self._queue
+        if queue is None:
+            self.waiting = False
+            return
+        entries = self.entries
+        while queue and len(entries) < self.room:
+            item = queue.popleft()
+            if self._returned:
+                self._returned -= 1
+            self.queued_bytes -= item.size
+            self._send(item)
+        if self.full and self.queued_bytes < self.max_queued_bytes // 2:
+            self.full = False
+        if not queue:
+            self._queue = None
+            self.waiting = False
+
+    def _send(self, item: Queued) -> None:
+        link = self.link
+        assert link is not None
+        topic, first, properties, payload, receipt, index, expires = item
+        if expires is not None:
+            left = expires - clock.monotonic()
+            if left <= 0:
+                # An expired message has been dealt with as its publisher asked (MQTT-3.3.2-5).
+                self.drops.add("expired", topic[2:].decode())
+                if receipt is not None:
+                    receipt.release()
+                return
+            properties = with_message_expiry(properties, max(1, int(left)))
+        qos = min(first >> 1 & 3, self._max_qos)
+        first = 0x30 | qos << 1 | (first & 1 and self._retain)
+        packet_id = self.window.next_id() if qos else b""
+        if qos == 2 and self._inherited is not None:
+            self._disown(link, packet_id)
+        packet = pack(first, topic, packet_id, properties, payload, v5=self.v5)
+        if len(packet) > self.max_packet:
+            self.too_large(packet_id, topic, receipt, index)
+            if receipt is not None:
+                receipt.release()
+            return
+        if qos:
+            self.entries[packet_id] = (packet, receipt, index)
+        elif receipt is not None:
+            receipt.release()
+        if not link.out:
+            link.touch()
+        link.out.append(packet)
+        self.sent += 1
+
+    def _prepare_resend(self, was_v5: bool) -> None:
+        """The peer kept the session: send what it has not acknowledged again, in order."""
+        link = self.link
+        assert link is not None
+        for packet_id in self.window.releasing:
+            link.write(PUBREL + packet_id)
+        away_s = self._away_s()
+        for packet_id, (packet, receipt, index) in self.entries.items():
+            packet = again(packet, was_v5=was_v5, v5=self.v5, away_s=away_s)
+            self.entries[packet_id] = (packet, receipt, index)
+        if self.entries:
+            self._resend = deque(self.entries)
+            self.waiting = True
+
+    def _away_s(self) -> float:
+        """Seconds since the last connection ended: what is in flight has aged by it."""
+        return clock.monotonic() - self._left_at if self._left_at else 0.0
+
+    def _send_again(self) -> bool:
+        """Send again as far as the peer's receive maximum allows; whether that was all."""
+        link, resend = self.link, self._resend
+        if link is None or resend is None:
+            return False
+        room = self.window.limit - len(self.window.releasing) - len(self.entries) + len(resend)
+        while resend and room > 0:
+            packet_id = resend.popleft()
+            entry = self.entries.get(packet_id)
+            if entry is None:
+                continue
+            packet, receipt, index = entry
+            if len(packet) > self.max_packet:
+                del self.entries[packet_id]
+                self.too_large(packet_id, unpack(packet, v5=self.v5)[1], receipt, index)
+                if receipt is not None:
+                    receipt.release()
+                continue
+            link.write(packet)
+            room -= 1
+        if resend:
+            return False
+        self._resend = None
+        return True
+
+    def _disown(self, link: Link, packet_id: bytes) -> None:
+        """Free a packet identifier that the peer may hold from an earlier life of this process.
+
+        The peer would take a new QoS 2 message under it for a repetition, and drop it. PUBREL makes
+        it forget; its answer, PUBCOMP, matches nothing here and is ignored.
+        """
+        assert self._inherited is not None
+        if packet_id not in self._inherited:
+            self._inherited.add(packet_id)
+            link.write(PUBREL + packet_id)
+
+    def too_large(
+        self, packet_id: bytes, topic: bytes, receipt: Receipt | None, index: int
+    ) -> None:
+        """A QoS 1 or 2 message is larger than the peer takes (MQTT-3.1.2-24).
+
+        For a client that counts as delivered (MQTT-3.1.2-25). For a far side it is a message that
+        cannot be made safe: its publisher is told so, or gets no acknowledgement.
+        """
+        if packet_id:
+            self.window.free.append(packet_id)
+        self.drops.add("too_large", topic[2:].decode())
+        if receipt is not None and self.blocks:
+            receipt.refuse(index, 0x83)
+
+    def send_blocked(self, packet: bytes) -> None:
+        """Send a QoS 0 packet to a peer that does not read fast enough, or drop it."""
+        link = self.link
+        assert link is not None
+        if not self._blocked_bytes:
+            link.on_drained = self._drained
+        size = self._blocked_bytes + len(packet)
+        if size > self.max_unsent_bytes:
+            self.drops.add("slow_consumer")
+            return
+        self._blocked_bytes = size
+        self.sent += 1
+        link.write(packet)
+
+    def _drained(self) -> None:
+        self._blocked_bytes = 0
+
+    # -- acknowledgements ------------------------------------------------------------------------
+
+    def acked(self, packet_ids: list[bytes]) -> None:
+        """The peer sent PUBACK, success, for `packet_ids`, in this order."""
+        entries = self.entries
+        last: Receipt | None = None
+        count = 0
+        for packet_id in packet_ids:
+            entry = entries.get(packet_id)
+            if entry is None:
+                # A PUBACK for what is not in flight: late, after a session was lost. Harmless.
+                continue
+            packet = entry[0]
+            if packet[0] & 4:
+                if last is not None:
+                    last.release(count)
+                raise ProtocolViolation("PUBACK for a QoS 2 message", 0x82)
+            del entries[packet_id]
+            receipt = entry[1]
+            if receipt is last:
+                count += 1
+            else:
+                if last is not None:
+                    last.release(count)
+                last = receipt
+                count = 1
+        if last is not None:
+            last.release(count)
+        self._retry_s = RETRY_MIN_S
+        self._id_was_taken = False
+        if self.waiting and self._retry_timer is None:
+            self.pump()
+
+    def recorded(self, packet_id: int, code: int) -> None:
+        """The peer sent PUBREC: it owns the message, or refuses it."""
+        wire_id = packet_id.to_bytes(2, "big")
+        if code >= 0x80:
+            self.rejected(packet_id, code, qos=2)
+            return
+        entry = self.window.recorded(wire_id)
+        self._retry_s = RETRY_MIN_S
+        self._set_room()
+        if self.link is not None:
+            # Also for an identifier that is not known here: the peer must be able to forget it.
+            self.link.write(PUBREL + wire_id)
+        if entry is not None and entry[1] is not None:
+            entry[1].release()
+
+    def completed(self, packet_id: int) -> None:
+        """The peer sent PUBCOMP: the QoS 2 exchange is over."""
+        self.window.completed(packet_id.to_bytes(2, "big"))
+        self._set_room()
+        self.pump()
+
+    def rejected(self, packet_id: int, code: int, *, qos: int) -> None:
+        """The peer refused a publication with a reason code of 0x80 or above.
+
+        That ends the publication (MQTT-4.4.0-2); codes that may pass are tried again as a new one,
+        before its successors. 0x91 is answered with another packet identifier at once.
+        """
+        wire_id = packet_id.to_bytes(2, "big")
+        entry = self.entries.get(wire_id)
+        if entry is None:
+            return
+        packet, receipt, index = entry
+        if packet[0] >> 1 & 3 != qos:
+            raise ProtocolViolation("an acknowledgement for a message of another QoS", 0x82)
+        del self.entries[wire_id]
+        if code in RETRY_CODES and self.blocks:
+            self._push_front(packet, receipt, index, self.v5)
+            self._retry_later()
+        elif code == 0x91 and self.blocks:
+            self._push_front(packet, receipt, index, self.v5)
+            if self._id_was_taken:
+                self._retry_later()
+            self._id_was_taken = True
+            self.pump()
+        else:
+            self.refused += 1
+            topic = unpack(packet, v5=self.v5)[1]
+            self.drops.add(f"refused_0x{code:02x}", topic[2:].decode())
+            if receipt is not None:
+                receipt.refuse(index, code)
+                receipt.release()
+            self.pump()
+
+    def _retry_later(self) -> None:
+        link = self.link
+        if link is not None and self._retry_timer is None:
+            self._retry_timer = link.reactor.wheel.at(
+                clock.monotonic() + self._retry_s, self._retry
+            )
+            self._retry_s = min(self._retry_s * 2, RETRY_MAX_S)
+            self.room = 0
+
+    def _retry(self) -> None:
+        self._retry_timer = None
+        self._set_room()
+        self.pump()
+
+    def _set_room(self) -> None:
+        if self.link is not None and self._retry_timer is None:
+            self.room = self.window.limit - len(self.window.releasing)
+
+    def _push_front(
+        self,
+        packet: bytes,
+        receipt: Receipt | None,
+        index: int,
+        v5: bool,
+        aged_s: float = 0.0,
+    ) -> None:
+        """Put a publication that was sent back in front of the queue, as a new one."""
+        first, topic, _, properties, payload = unpack(packet, v5=v5)
+        lifetime = message_expiry(properties) if properties else None
+        expires = None
+        if lifetime is not None:
+            expires = clock.monotonic() + lifetime - aged_s
+        item = Queued(
+            topic,
+            first,
+            properties,
+            payload,
+            receipt,
+            index,
+            expires,
+        )
+        if self._queue is None:
+            self._queue = deque()
+            self.waiting = True
+        self._queue.insert(self._returned, item)
+        self._returned += 1
+        self.queued_bytes += item.size
+
+    def _requeue(self, v5: bool) -> None:
+        """The peer has forgotten the session: what was in flight becomes new publications."""
+        away_s = self._away_s()
+        for packet, receipt, index in self.entries.values():
+            self._push_front(packet, receipt, index, v5, away_s)
+        # PUBREC was received for those that are being released: the peer took them.
+        self.window.clear()

@@ -1,0 +1,26 @@
+"""A message as an object, for what is not the message path: wills, retained, commands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Message:
+    """One application message.
+
+    `properties` is the MQTT 5 property block without its length, as it goes on the wire; `expires`
+    is the monotonic time at which the message expiry interval ends, or None.
+    """
+
+    topic: bytes
+    payload: bytes
+    qos: int = 0
+    retain: bool = False
+    properties: bytes = b""
+    expires: float | None = None
+
+    @property
+    def flags(self) -> int:
+        """QoS and retain as the low bits of the first byte of a PUBLISH."""
+        return self.qos << 1 | self.retain

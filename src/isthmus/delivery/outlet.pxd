@@ -1,0 +1,39 @@
+import cython
+
+from isthmus.delivery.lane cimport Lane
+from isthmus.delivery.receipt cimport Receipt
+from isthmus.net.link cimport Link
+
+
+cdef class Outlet:
+    cdef public object echo_key
+    cdef public bint retains
+
+    cpdef send(self, int flags, bytes properties, bytes payload, Receipt receipt)
+
+
+cdef class LaneOutlet(Outlet):
+    cdef public tuple first
+    cdef public Lane lane
+    cdef public bint memory
+    cdef public bytes topic
+
+    @cython.locals(
+        lane=Lane, link=Link, first=int, topic=bytes, entries=dict, free=list, packet_id=bytes,
+        index=Py_ssize_t, end=bytes, size=Py_ssize_t, head=bytes, packet=bytes, out=list,
+    )
+    cpdef send(self, int flags, bytes properties, bytes payload, Receipt receipt)
+
+
+cdef class FanOutlet(Outlet):
+    cdef public tuple first
+    cdef public list lanes
+    cdef public list outlets
+    cdef public bytes topic
+
+    @cython.locals(
+        first=int, topic=bytes, lane=Lane, link=Link, packet=bytes, v3_packet=bytes,
+        v5_packet=bytes, size=Py_ssize_t, v3_size=Py_ssize_t, v5_size=Py_ssize_t, out=list,
+        outlet=LaneOutlet,
+    )
+    cpdef send(self, int flags, bytes properties, bytes payload, Receipt receipt)

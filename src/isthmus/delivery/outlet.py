@@ -1,0 +1,243 @@
+"""Outlets of a lane: hot code, one call per message and target.
+
+The common cases are written out here, without calls: QoS 0 to a link that takes it, QoS 1 with room
+in the window. Everything else is the lane's.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from isthmus.delivery.publication import pack
+from isthmus.mqtt.codec import VARINT, varint
+
+if TYPE_CHECKING:
+    from isthmus.delivery.lane import Lane
+    from isthmus.delivery.receipt import Receipt
+
+join = b"".join
+
+FIRST = [bytes((n,)) for n in range(256)]
+"""First bytes of packets."""
+
+KEEP: tuple[int, ...] = tuple(range(8))
+"""The flag table that changes nothing: `table[qos << 1 | retain]`."""
+
+
+def flag_table(
+    *, qos: int | None = None, max_qos: int = 2, retain: bool | None = None
+) -> tuple[int, ...]:
+    """The table from the flags of a message to those it is sent with.
+
+    `qos` replaces the quality of service, `max_qos` only lowers it, `retain` sets or clears the
+    retain flag; None keeps.
+    """
+    table = []
+    for flags in range(8):
+        level = flags >> 1 if qos is None else qos
+        bit = flags & 1 if retain is None else retain
+        table.append(min(level, max_qos, 2) << 1 | bit)
+    return tuple(table)
+
+
+@cache
+def compose(first: tuple[int, ...], then: tuple[int, ...]) -> tuple[int, ...]:
+    """The table that applies `first` and then `then`."""
+    return tuple(then[flags] for flags in first)
+
+
+@cache
+def _first_bytes(flags: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(0x30 | flag for flag in flags)
+
+
+class Outlet:
+    """One way out for one topic, with everything decided that the topic decides.
+
+    `echo_key` is the session or connector that this leads to when a message must not go back to
+    where it came from, else None. `retains` marks an outlet that is only used for messages with the
+    retain flag.
+    """
+
+    __slots__ = ("echo_key", "retains")
+
+    def __init__(self, echo_key: object = None, *, retains: bool = False) -> None:
+        self.echo_key = echo_key
+        self.retains = retains
+
+    def send(self, flags: int, properties: bytes, payload: bytes, receipt: Receipt | None) -> None:
+        """Take one message.
+
+        `flags` are the PUBLISH flags without DUP (QoS in bits 1 and 2, retain in bit 0),
+        `properties` the MQTT 5 property block without its length. An outlet that makes the
+        acknowledgement wait adds one to `receipt.holds` and releases it once, when the message is
+        safe.
+        """
+
+    def with_flags(self, table: tuple[int, ...]) -> Outlet | None:
+        """The same way out for messages whose flags are first mapped by `table`.
+
+        None if nothing is left of it.
+        """
+        del table
+        return self
+
+
+class LaneOutlet(Outlet):
+    """One topic on one lane.
+
+    `topic` has its two length bytes in front. `memory` releases the publisher as soon as the
+    message is in the lane.
+    """
+
+    __slots__ = ("first", "lane", "memory", "topic")
+
+    def __init__(
+        self,
+        lane: Lane,
+        topic: bytes,
+        flags: tuple[int, ...],
+        *,
+        memory: bool,
+        echo_key: object = None,
+    ) -> None:
+        super().__init__(echo_key)
+        self.lane = lane
+        self.topic = len(topic).to_bytes(2, "big") + topic
+        self.first = _first_bytes(flags)
+        self.memory = memory
+
+    def send(self, flags: int, properties: bytes, payload: bytes, receipt: Receipt | None) -> None:
+        """Send one message, queue it, or drop and count it; see `Outlet.send`."""
+        lane = self.lane
+        link = lane.link
+        first = self.first[flags]
+        topic = self.topic
+        if first >= 0x32:
+            if self.memory and not (lane.full and lane.blocks):
+                receipt = None
+            entries = lane.entries
+            if len(entries) >= lane.room or lane.waiting or link is None or first >= 0x34:
+                lane.enqueue(topic, first, properties, payload, receipt)
+                return
+            free = lane.window.free
+            packet_id = free.pop() if free else lane.window.next_id()
+            # Also over MQTT 3, which has no codes: the next connection may be of MQTT 5.
+            index = 0 if receipt is None else len(receipt.ids) - 1
+            if lane.v5:
+                if properties:
+                    end = packet_id + varint(len(properties)) + properties
+                else:
+                    end = packet_id + b"\0"
+                size = len(topic) + len(end) + len(payload)
+                packet = join((FIRST[first], varint(size), topic, end, payload))
+            else:
+                size = len(topic) + 2 + len(payload)
+                head = VARINT[size] if size < 16384 else varint(size)
+                packet = join((FIRST[first], head, topic, packet_id, payload))
+            if size > lane.max_body:
+                lane.too_large(packet_id, topic, receipt, index)
+                return
+            if receipt is not None:
+                receipt.holds += 1
+            entries[packet_id] = (packet, receipt, index)
+        else:
+            if link is None:
+                lane.drops.add("link_down", topic[2:].decode())
+                return
+            if lane.v5:
+                if properties:
+                    topic = topic + varint(len(properties)) + properties
+                else:
+                    topic = topic + b"\0"
+            size = len(topic) + len(payload)
+            if size > lane.max_body:
+                lane.drops.add("too_large", self.topic[2:].decode())
+                return
+            head = VARINT[size] if size < 16384 else varint(size)
+            packet = join((FIRST[first], head, topic, payload))
+            if link.blocked:
+                lane.send_blocked(packet)
+                return
+        out = link.out
+        if not out:
+            link.touch()
+        out.append(packet)
+        lane.sent += 1
+
+    def with_flags(self, table: tuple[int, ...]) -> LaneOutlet:
+        """The same topic on the same lane, with the flags mapped by `table` first."""
+        flags = tuple(self.first[flag] & 7 for flag in table)
+        return LaneOutlet(
+            self.lane, self.topic[2:], flags, memory=self.memory, echo_key=self.echo_key
+        )
+
+
+class FanOutlet(Outlet):
+    """One topic on many lanes with the same flags: each version is encoded once per message."""
+
+    __slots__ = ("first", "lanes", "outlets", "topic")
+
+    def __init__(self, outlets: list[LaneOutlet]) -> None:
+        super().__init__()
+        self.outlets = outlets
+        self.lanes = [outlet.lane for outlet in outlets]
+        self.topic = outlets[0].topic
+        self.first = outlets[0].first
+
+    def send(self, flags: int, properties: bytes, payload: bytes, receipt: Receipt | None) -> None:
+        """Send one message to every lane; see `Outlet.send`."""
+        first = self.first[flags]
+        if first >= 0x32:
+            for outlet in self.outlets:
+                outlet.send(flags, properties, payload, receipt)
+            return
+        topic = self.topic
+        size = len(topic) + len(payload)
+        v3_packet = b"".join((FIRST[first], varint(size), topic, payload))
+        v3_size = size
+        size += len(properties) + len(varint(len(properties)))
+        v5_size = size
+        v5_packet = b""
+        for lane in self.lanes:
+            link = lane.link
+            if link is None:
+                lane.drops.add("link_down", topic[2:].decode())
+                continue
+            packet = v3_packet
+            size = v3_size
+            if lane.v5:
+                if not v5_packet:
+                    v5_packet = pack(first, topic, b"", properties, payload, v5=True)
+                packet = v5_packet
+                size = v5_size
+            if size > lane.max_body:
+                lane.drops.add("too_large", topic[2:].decode())
+            elif link.blocked:
+                lane.send_blocked(packet)
+            else:
+                out = link.out
+                if not out:
+                    link.touch()
+                out.append(packet)
+                lane.sent += 1
+
+    def with_flags(self, table: tuple[int, ...]) -> FanOutlet:
+        """The same for messages whose flags are first mapped by `table`."""
+        return FanOutlet([outlet.with_flags(table) for outlet in self.outlets])
+
+
+def fanned(outlets: list[Outlet]) -> list[Outlet]:
+    """The same ways out, with those joined that differ only in their lane."""
+    if sum(1 for outlet in outlets if type(outlet) is LaneOutlet) < 2:
+        return outlets
+    same: dict[tuple[object, ...], list[LaneOutlet]] = {}
+    found: list[Outlet] = []
+    for outlet in outlets:
+        if isinstance(outlet, LaneOutlet) and outlet.echo_key is None and outlet.memory:
+            same.setdefault((outlet.topic, outlet.first), []).append(outlet)
+        else:
+            found.append(outlet)
+    found.extend(alike[0] if len(alike) == 1 else FanOutlet(alike) for alike in same.values())
+    return found

@@ -1,0 +1,186 @@
+"""Plans: the cached answer to "where does this topic go".
+
+A plan is made once per topic and used for every message until something that it depends on changes;
+then it is marked stale, which everyone who still holds it sees. What is not a matter of the topic
+is never in a plan: DUP, the room left in a lane, packet sizes, message expiry.
+
+Two dictionaries, young and old, bound the cache: when the young one is full it becomes the old one,
+and what was in the old one is forgotten. Random topics from a stranger can empty it, not grow it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+from isthmus.delivery.outlet import fanned
+from isthmus.mqtt.topic_tree import TopicIndex
+
+if TYPE_CHECKING:
+    from isthmus.delivery.endpoint import Subscriber
+    from isthmus.delivery.outlet import Outlet
+
+PLANS_PER_GENERATION = 32_768
+"""Plans per generation and endpoint: about 400 bytes each."""
+
+
+class Plan:
+    """Where messages of one topic go.
+
+    `outlets` takes messages without the retain flag and `retaining` those with it. `stale` says
+    that something has changed which may alter it. `matched` is what the subscriptions were when it
+    was made: where they are the same again, it is good again. `personal` are the subscribers whose
+    answer depends on the publisher. `made` says that the outlets are known; until then a plan only
+    stands for its topic, so that others can depend on it. `visited` are the (endpoint, topic) pairs
+    that lie between source and outlets, `depth` how many of them lie one behind the other.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "children",
+        "depth",
+        "made",
+        "matched",
+        "outlets",
+        "parents",
+        "personal",
+        "retaining",
+        "stale",
+        "visited",
+    )
+
+    def __init__(self, visited: set[tuple[str, bytes]] | None = None, depth: int = 0) -> None:
+        self.outlets: list[Outlet] = []
+        self.retaining: list[Outlet] = []
+        self.personal: tuple[tuple[Subscriber, list[object]], ...] = ()
+        self.stale = False
+        self.children: WeakSet[Plan] | None = None
+        self.made = False
+        self.matched: list[Any] | None = None
+        self.visited = visited
+        self.depth = depth
+        # What it depends on lives as long as it does, so that its end is heard.
+        self.parents: list[Plan] | None = None
+
+    def add(self, outlet: Outlet) -> None:
+        """Send messages of this topic to `outlet` as well."""
+        self.retaining.append(outlet)
+        if not outlet.retains:
+            self.outlets.append(outlet)
+
+    def close(self) -> None:
+        """Join what can be joined, once everything is added."""
+        self.made = True
+        self.visited = None
+        if len(self.retaining) > 1:
+            self.retaining = fanned(self.retaining)
+            self.outlets = [outlet for outlet in self.retaining if not outlet.retains]
+
+    def depends_on(self, other: Plan) -> None:
+        """Become stale when `other` does."""
+        if other.children is None:
+            other.children = WeakSet()
+        other.children.add(self)
+        if self.parents is None:
+            self.parents = []
+        self.parents.append(other)
+        if other.stale:
+            self.expire()
+
+    def derive(self) -> Plan:
+        """An empty plan that becomes stale together with this one."""
+        plan = Plan()
+        plan.depends_on(self)
+        return plan
+
+    def echoes_to(self, key: object) -> bool:
+        """Whether one of the outlets leads back to `key` and must not be used from there."""
+        return any(outlet.echo_key is key for outlet in self.retaining)
+
+    def expire(self) -> None:
+        """Mark this plan and everything made from it stale."""
+        plans = [self]
+        while plans:
+            plan = plans.pop()
+            if not plan.stale:
+                plan.stale = True
+                if plan.children is not None:
+                    plans.extend(plan.children)
+                    plan.children = None
+
+
+class _Generation:
+    """Plans by topic, and an index to find them by filter."""
+
+    __slots__ = ("index", "plans")
+
+    def __init__(self) -> None:
+        self.plans: dict[bytes, Plan] = {}
+        self.index: TopicIndex[Plan] = TopicIndex()
+
+
+class PlanCache:
+    """Plans by topic, bounded, with graded invalidation."""
+
+    __slots__ = ("_old", "_young", "size")
+
+    def __init__(self, size: int = PLANS_PER_GENERATION) -> None:
+        self.size = size
+        self._young = _Generation()
+        self._old = _Generation()
+
+    def __len__(self) -> int:
+        return len(self._young.plans) + len(self._old.plans)
+
+    def get(self, topic: bytes) -> Plan | None:
+        """The plan of `topic`, if it is known and not stale."""
+        plan = self._young.plans.get(topic)
+        if plan is None:
+            plan = self._old.plans.pop(topic, None)
+            if plan is None:
+                return None
+            self.put(topic, plan)
+        return None if plan.stale else plan
+
+    def known(self, topic: bytes) -> Plan | None:
+        """The plan of `topic`, stale or not, if there is one."""
+        return self._young.plans.get(topic) or self._old.plans.get(topic)
+
+    def put(self, topic: bytes, plan: Plan) -> None:
+        """Remember `plan`; a full generation pushes the one before it out."""
+        young = self._young
+        if len(young.plans) >= self.size and topic not in young.plans:
+            for old_plan in self._old.plans.values():
+                old_plan.expire()
+            self._old = young
+            young = self._young = _Generation()
+        self._old.plans.pop(topic, None)
+        young.plans[topic] = plan
+        young.index.set(topic, plan)
+
+    def invalidate(self, filter_: bytes) -> None:
+        """Expire the plans that a change of a subscription to `filter_` can alter, and no others.
+
+        They keep their place, as they are most often needed again. An exact filter costs one
+        look-up, a wildcard with literal levels before it a walk below them, a filter that starts
+        with a wildcard everything.
+        """
+        if b"+" not in filter_ and b"#" not in filter_:
+            plan = self.known(filter_)
+            if plan is not None:
+                plan.expire()
+        elif filter_[:1] in (b"+", b"#"):
+            self.clear()
+        else:
+            for generation in (self._young, self._old):
+                for _, plan in generation.index.match(filter_):
+                    if not plan.stale:
+                        plan.expire()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for generation in (self._young, self._old):
+            for plan in generation.plans.values():
+                plan.expire()
+        self._young = _Generation()
+        self._old = _Generation()

@@ -1,0 +1,43 @@
+import cython
+
+from isthmus.delivery.lane cimport Lane
+from isthmus.delivery.outlet cimport Outlet
+from isthmus.delivery.plan cimport Plan
+from isthmus.delivery.receipt cimport Receipt
+from isthmus.mqtt.connection cimport Connection
+from isthmus.net.link cimport Link
+
+
+cdef class Source:
+    cdef public list _held
+    cdef public dict _old_plans
+    cdef public object _pause_timer
+    cdef public list _pending
+    cdef public dict _plans
+    cdef public bint closed
+    cdef public Connection connection
+    cdef public Lane lane
+    cdef public Link link
+    cdef public Py_ssize_t max_unacked
+    cdef public Py_ssize_t max_unsent
+    cdef public object origin
+    cdef public bint paused
+    cdef public Py_ssize_t received
+    cdef public dict received_qos2
+    cdef public Py_ssize_t unacked
+    cdef public bint v5
+
+    cpdef receive(self, bytes data)
+
+    @cython.locals(
+        plans=dict, receipt=Receipt, count=Py_ssize_t, fields=tuple, flags=int, topic=bytes,
+        packet_id=bytes, properties=bytes, payload=bytes, plan=Plan, outlet=Outlet, lane=Lane,
+    )
+    cpdef process(self, list events)
+
+    @cython.locals(
+        pending=list, out=list, first=Receipt, link=Link, ids=list, prefix=bytes,
+    )
+    cpdef settled(self, Receipt receipt)
+
+    cpdef _finish(self, Receipt receipt)

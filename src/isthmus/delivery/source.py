@@ -1,0 +1,460 @@
+"""A network connection as a source of messages: hot code, from the bytes of a read to the outlets.
+
+A client of the broker and a connection to a far broker are both sources. One read is decoded whole,
+each message is looked up in the plans of this link and handed to the outlets, and one receipt holds
+the acknowledgements of the whole read. What is rare (retained messages, DUP, QoS 2, everything that
+is not a PUBLISH or a plain PUBACK) leaves the loop.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from isthmus.delivery.endpoint import Origin
+from isthmus.delivery.plan import Plan
+from isthmus.delivery.receipt import Receipt
+from isthmus.errors import MQTTError
+from isthmus.mqtt.codec import encode
+from isthmus.mqtt.packets import Puback, Pubcomp, Pubrec, Pubrel
+
+if TYPE_CHECKING:
+    from isthmus.delivery.lane import Lane
+    from isthmus.mqtt.codec import Event
+    from isthmus.mqtt.connection import Connection
+    from isthmus.net.link import Link
+    from isthmus.net.timers import Timer
+
+PUBACK = b"\x40\x02"
+PUBREC = b"\x50\x02"
+
+PLANS_PER_LINK = 16_384
+"""Plans that one link remembers per generation."""
+
+LINK_PLANS_IN_ALL = 500_000
+"""Plans that all links together remember before new ones are kept to `PLANS_PER_CROWDED_LINK`."""
+
+PLANS_PER_CROWDED_LINK = 64
+
+REMEMBERED_BYTES = 256
+"""Plans of longer topics are not remembered: they are rare, and would fill memory."""
+
+OVERRUN = 10
+"""An MQTT 3 client knows no receive maximum: it is closed at this many times ours."""
+
+
+ANSWER_BYTES = 64
+"""What an acknowledgement that waits to be sent takes in memory, roughly."""
+
+LONGEST_PAUSE_S = 10.0
+"""How long a publisher is not read at a time; less where half its keep alive is less."""
+
+
+class LinkPlans:
+    """How many plans all links together remember; a bound on what random topics can cost."""
+
+    total = 0
+
+
+class Received:
+    """What became of an incoming QoS 2 message until its PUBREL: part of the session.
+
+    `safe` says that PUBREC may be sent. `waiting` are the receipts of repeated PUBLISH packets, on
+    newer connections, which settle together with the first.
+    """
+
+    __slots__ = ("safe", "waiting")
+
+    def __init__(self) -> None:
+        self.safe = False
+        self.waiting: tuple[Receipt, ...] = ()
+
+
+class Source:
+    """One network connection, decoded and fanned out.
+
+    Subclasses say where a topic goes (`find_plan`) and answer everything that is not a message
+    (`handle`). `unacked` counts received QoS 1 and 2 messages whose acknowledgement has not been
+    sent; `max_unacked` is the receive maximum that the peer was told.
+    """
+
+    __slots__ = (
+        "_held",
+        "_old_plans",
+        "_pause_timer",
+        "_pending",
+        "_plans",
+        "closed",
+        "connection",
+        "lane",
+        "link",
+        "max_unacked",
+        "max_unsent",
+        "origin",
+        "paused",
+        "received",
+        "received_qos2",
+        "unacked",
+        "v5",
+    )
+
+    def __init__(self, link: Link, connection: Connection, max_unacked: int) -> None:
+        self.link = link
+        self.connection = connection
+        self.max_unacked = max_unacked
+        self.max_unsent = 16 << 20
+        self.unacked = 0
+        self.received = 0
+        self.v5 = False
+        self.closed = False
+        self.paused = False
+        self.lane: Lane | None = None
+        self.origin = Origin(self)
+        self.received_qos2: dict[bytes, Received] | None = None
+        self._plans: dict[bytes, Plan] = {}
+        self._old_plans: dict[bytes, Plan] | None = None
+        self._pending: list[Receipt] = []
+        self._held: list[Event] | None = None
+        self._pause_timer: Timer | None = None
+
+    # -- the message path ------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> None:
+        """Take the bytes of one read."""
+        try:
+            self.process(self.connection.receive(data, self.link.reactor.now))
+        except MQTTError as error:
+            self.handle(error)
+
+    def process(self, events: list[Event]) -> None:  # noqa: C901 - one loop, for speed
+        """Fan out what one read decoded to, in order."""
+        plans = self._plans
+        receipt: Receipt | None = None
+        count = 0
+        for event in events:
+            if type(event) is tuple:
+                fields = event
+                flags, topic, packet_id, properties, payload = fields
+                count += 1
+                plan = plans.get(topic)
+                if plan is None or plan.stale:
+                    plan = self._find(topic)
+                    plans = self._plans
+                if not flags:
+                    for outlet in plan.outlets:
+                        outlet.send(0, properties, payload, None)
+                elif flags == 2:
+                    if receipt is None:
+                        receipt = Receipt(self, PUBACK)
+                        self._pending.append(receipt)
+                    receipt.ids.append(packet_id)
+                    for outlet in plan.outlets:
+                        outlet.send(2, properties, payload, receipt)
+                else:
+                    receipt = self._publish_rare(event, plan, receipt)
+                    if self.closed:
+                        break
+            elif type(event) is list:
+                lane = self.lane
+                if lane is not None:
+                    lane.acked(event)
+            else:
+                self.handle(event)
+                plans = self._plans
+                if self._held is not None:
+                    self._held = events[_place(events, event) + 1 :]
+                    break
+                if self.closed:
+                    break
+        self.received += count
+        if receipt is not None:
+            self._finish(receipt)
+        if self.link.blocked and not self.closed:
+            self._check_answers()
+
+    def _check_answers(self) -> None:
+        """Close a peer that goes on sending and does not read what it is answered."""
+        link = self.link
+        if link.unsent + ANSWER_BYTES * len(link.out) > self.max_unsent:
+            self.close_reason("it does not read what it is sent")
+
+    def _finish(self, receipt: Receipt) -> None:
+        """Give back the hold that kept `receipt` open during the fan-out."""
+        self.unacked += len(receipt.ids)
+        holds = receipt.holds = receipt.holds - 1
+        if not holds:
+            self.settled(receipt)
+        if self.unacked > self.max_unacked and not self.closed:
+            self.over_limit()
+
+    def _find(self, topic: bytes) -> Plan:
+        """The plan of `topic` after a miss in the young generation."""
+        plans = self._plans
+        plan = None
+        old = self._old_plans
+        if old is not None:
+            plan = old.pop(topic, None)
+            if plan is not None:
+                LinkPlans.total -= 1
+        known = plan is not None or topic in plans
+        if plan is None or plan.stale:
+            # A plan that was there and went stale shows that this peer may publish on the topic:
+            # refusals depend on nothing, so they never become stale.
+            plan = self.find_plan(topic, allowed=known)
+        if len(topic) > REMEMBERED_BYTES:
+            return plan
+        size = PLANS_PER_LINK if LinkPlans.total < LINK_PLANS_IN_ALL else PLANS_PER_CROWDED_LINK
+        if len(plans) >= size:
+            if old is not None:
+                LinkPlans.total -= len(old)
+            self._old_plans = plans
+            plans = self._plans = {}
+        if topic not in plans:
+            LinkPlans.total += 1
+        plans[topic] = plan
+        return plan
+
+    def forget_plans(self) -> None:
+        """Ask for every plan anew: rights or identity have changed, or the link is closed."""
+        LinkPlans.total -= len(self._plans) + len(self._old_plans or ())
+        self._plans = {}
+        self._old_plans = None
+
+    def _publish_rare(
+        self, event: tuple[int, bytes, bytes, bytes, bytes], plan: Plan, receipt: Receipt | None
+    ) -> Receipt | None:
+        """A message with retain, DUP or QoS 2; returns the receipt that stays open."""
+        flags, _topic, packet_id, properties, payload = event
+        flags &= 0x07  # DUP says something about this hop only (MQTT-3.3.1-3)
+        outlets = plan.retaining if flags & 1 else plan.outlets
+        if flags & 4:
+            if receipt is not None:
+                self._finish(receipt)
+            if not self.closed:
+                self._publish_qos2(flags, packet_id, properties, payload, outlets)
+            return None
+        if flags & 2:
+            if receipt is None:
+                receipt = Receipt(self, PUBACK)
+                self._pending.append(receipt)
+            receipt.ids.append(packet_id)
+            for outlet in outlets:
+                outlet.send(flags, properties, payload, receipt)
+        else:
+            for outlet in outlets:
+                outlet.send(flags, properties, payload, None)
+        return receipt
+
+    def _publish_qos2(
+        self, flags: int, packet_id: bytes, properties: bytes, payload: bytes, outlets: list[Any]
+    ) -> None:
+        receipt = Receipt(self, PUBREC)
+        receipt.ids.append(packet_id)
+        self._pending.append(receipt)
+        if self.received_qos2 is None:
+            self.received_qos2 = {}
+        known = self.received_qos2.get(packet_id)
+        if known is None:
+            if len(self.received_qos2) >= self.max_unacked * (1 if self.v5 else OVERRUN):
+                self.refuse_excess()
+                return
+            self.received_qos2[packet_id] = Received()
+            for outlet in outlets:
+                outlet.send(flags, properties, payload, receipt)
+        elif not known.safe:
+            # A repetition of a message that is still on its way (MQTT-4.3.3-10): it must not be
+            # delivered again, and PUBREC has to wait for the first one's receipt.
+            alive = (found for found in known.waiting if not found.source.closed)
+            known.waiting = (*alive, receipt)
+            receipt.holds += 1
+        self._finish(receipt)
+
+    # -- acknowledgements ------------------------------------------------------------------------
+
+    def settled(self, receipt: Receipt) -> None:
+        """`receipt` has no holds left: send what is due, in order of arrival."""
+        if receipt.prefix is PUBREC:
+            self._mark_safe(receipt)
+        pending = self._pending
+        if self.closed or not pending:  # marking it safe may have settled what was behind it too
+            return
+        first = pending[0]
+        if first.holds:
+            return
+        link = self.link
+        out = link.out
+        if not out:
+            link.touch()
+        while not first.holds:
+            del pending[0]
+            ids = first.ids
+            self.unacked -= len(ids)
+            if first.codes is not None:
+                out.append(self._answers(first))
+            elif len(ids) == 1:
+                out.append(first.prefix + ids[0])
+            else:
+                prefix = first.prefix
+                out.append(prefix + prefix.join(ids))
+            if not pending:
+                break
+            first = pending[0]
+        if self.paused and self.unacked <= self.max_unacked // 2:
+            self.go_on()
+
+    def _mark_safe(self, receipt: Receipt) -> None:
+        received = self.received_qos2
+        known = None if received is None else received.get(receipt.ids[0])
+        if received is None or known is None or known.safe:
+            return
+        if receipt.codes is None:
+            known.safe = True
+        else:
+            # PUBREC with a code of 0x80 or above ends the exchange: the identifier is free again.
+            del received[receipt.ids[0]]
+        waiting, known.waiting = known.waiting, ()
+        for repeated in waiting:
+            repeated.codes = receipt.codes
+            repeated.release()
+
+    def _answers(self, receipt: Receipt) -> bytes:
+        """The acknowledgements of a receipt of which some messages failed.
+
+        MQTT 3 has no code for it, so such a message gets no acknowledgement at all (MQTT-3.3.5-2
+        leaves only that or closing): its publisher keeps it and sends it again after reconnecting.
+        """
+        codes = receipt.codes or {}
+        record = Puback if receipt.prefix is PUBACK else Pubrec
+        packets = []
+        for index, packet_id in enumerate(receipt.ids):
+            code = codes.get(index, 0)
+            if self.v5 or code < 0x80:
+                packets.append(
+                    encode(record(int.from_bytes(packet_id, "big"), code), 5 if self.v5 else 4)
+                )
+        return b"".join(packets)
+
+    def remembers(self, packet_id: bytes) -> bool:
+        """Whether a repeated QoS 2 PUBLISH with this identifier would be taken for a repetition."""
+        return self.received_qos2 is not None and packet_id in self.received_qos2
+
+    def handle_flow(self, event: Event) -> bool:
+        """Handle PUBACK with a code, PUBREC, PUBREL and PUBCOMP; False for everything else."""
+        lane = self.lane
+        assert lane is not None
+        if isinstance(event, Puback):
+            if event.code < 0x80:
+                lane.acked([event.packet_id.to_bytes(2, "big")])
+            else:
+                lane.rejected(event.packet_id, event.code, qos=1)
+        elif isinstance(event, Pubrec):
+            lane.recorded(event.packet_id, event.code)
+        elif isinstance(event, Pubcomp):
+            lane.completed(event.packet_id)
+        elif isinstance(event, Pubrel):
+            packet_id = event.packet_id.to_bytes(2, "big")
+            known = self.received_qos2.pop(packet_id, None) if self.received_qos2 else None
+            if known is None and self.v5:
+                self.link.write(encode(Pubcomp(event.packet_id, 0x92), 5))
+            else:
+                self.link.write(b"\x70\x02" + packet_id)
+        else:
+            return False
+        return True
+
+    # -- flow control ----------------------------------------------------------------------------
+
+    def over_limit(self) -> None:
+        """More than `max_unacked` messages wait for their acknowledgement.
+
+        An MQTT 5 peer was told the limit and is closed with 0x93. An MQTT 3 peer that only
+        publishes is not read for a while; any other is read on, up to `OVERRUN` times the limit,
+        because what it has to acknowledge lies behind what it publishes.
+        """
+        if self.v5 or self.unacked > self.max_unacked * OVERRUN:
+            self.refuse_excess()
+        else:
+            self.press()
+
+    def press(self) -> None:
+        """Read nothing more for a while, if nobody waits for what this peer sends.
+
+        The pause ends when half of what is unacknowledged is done, and before the peer misses the
+        answer to a PINGREQ.
+        """
+        if not self.paused and not self.closed and self.may_pause():
+            self.paused = True
+            self.link.pause()
+            reactor = self.link.reactor
+            keep_alive = self.connection.keep_alive
+            longest = min(keep_alive / 2, LONGEST_PAUSE_S) if keep_alive else LONGEST_PAUSE_S
+            self._pause_timer = reactor.wheel.at(reactor.now + longest, self.go_on)
+
+    def go_on(self) -> None:
+        """Read again after a pause."""
+        if self.paused:
+            self.paused = False
+            if self._pause_timer is not None:
+                self._pause_timer.cancel()
+                self._pause_timer = None
+            if not self.closed:
+                # The silence was ours.
+                self.connection.received_at = self.link.reactor.now
+                self.link.resume()
+
+    def hold(self) -> None:
+        """Stop after the event that is being handled, and read no more, until `unhold`.
+
+        What was decoded behind it stays in order; there is never more than one read of it.
+        """
+        self._held = []
+        self.link.pause()
+
+    def unhold(self) -> None:
+        """Go on with what was held."""
+        held, self._held = self._held, None
+        if self.closed or held is None:
+            return
+        self.link.resume()
+        try:
+            self.process(held)
+        except MQTTError as error:
+            self.handle(error)
+
+    def shut(self) -> None:
+        """The connection has ended: nothing that is still owed will be sent on it."""
+        self.closed = True
+        self._held = None
+        self.go_on()
+        self._pending.clear()
+        self.forget_plans()
+
+    # -- what subclasses answer ------------------------------------------------------------------
+
+    @abstractmethod
+    def find_plan(self, topic: bytes, *, allowed: bool) -> Plan:
+        """Where messages of this peer on `topic` go.
+
+        `allowed` says that its right to publish there is known already.
+        """
+
+    @abstractmethod
+    def handle(self, event: Event) -> None:
+        """Answer an event that is neither a message nor a plain PUBACK."""
+
+    @abstractmethod
+    def may_pause(self) -> bool:
+        """Whether reading may stop for a while without stopping what others wait for."""
+
+    @abstractmethod
+    def close_reason(self, reason: str) -> None:
+        """Close the connection for `reason`, at once."""
+
+    @abstractmethod
+    def refuse_excess(self) -> None:
+        """Close the connection of a peer that sent more than it may."""
+
+
+def _place(events: list[Event], wanted: Event) -> int:
+    """The index of this very event; records with equal fields are equal."""
+    return next(index for index, event in enumerate(events) if event is wanted)
