@@ -1,0 +1,300 @@
+"""The embedded broker: the endpoint `local`."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from isthmus import clock
+from isthmus.broker.client import Client
+from isthmus.broker.retained import RetainedMessages, RetainOutlet
+from isthmus.broker.rights import Rights
+from isthmus.broker.session import NEVER, Session
+from isthmus.delivery.endpoint import Origin, Subscriber
+from isthmus.delivery.exchange import Exchange
+from isthmus.delivery.lane import Lane
+from isthmus.delivery.message import Message
+from isthmus.delivery.outlet import KEEP
+from isthmus.errors import MQTTError, ProtocolViolation
+from isthmus.metrics.drops import Drops
+from isthmus.mqtt.properties import Properties, PropertyId
+from isthmus.mqtt.reasons import ReasonCode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from isthmus.auth.acl import AccessList
+    from isthmus.auth.authenticator import Authenticator
+    from isthmus.auth.principal import Principal
+    from isthmus.broker.settings import BrokerSettings
+    from isthmus.delivery.plan import Plan
+    from isthmus.delivery.receipt import Receipt
+    from isthmus.mqtt.packets import Connect
+    from isthmus.net.link import Link
+    from isthmus.net.reactor import Reactor
+
+log = logging.getLogger("isthmus.broker")
+
+LOCAL = "local"
+"""The name of the broker as an endpoint."""
+
+
+class LocalExchange(Exchange):
+    """The broker's exchange: every plan can also retain."""
+
+    __slots__ = ("_retained",)
+
+    def __init__(self, retained: RetainedMessages) -> None:
+        super().__init__(LOCAL)
+        self._retained = retained
+
+    def resolve(self, topic: bytes, plan: Plan) -> None:
+        """Ask every subscriber, and retain what has the flag."""
+        super().resolve(topic, plan)
+        plan.add(RetainOutlet(self._retained, topic, KEEP))
+
+
+class Broker:
+    """Sessions, subscriptions and retained messages of the clients nearby.
+
+    `accept` is given to listeners. `refusals` counts connections closed by us, by reason code.
+    """
+
+    final = False
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        reactor: Reactor,
+        authenticator: Authenticator,
+        access: AccessList | None = None,
+    ) -> None:
+        self.name = LOCAL
+        self.settings = settings
+        self.reactor = reactor
+        self.authenticator = authenticator
+        self.rights = Rights(access, settings.limits.topic_levels)
+        self.drops = Drops("broker", log)
+        self.retained = RetainedMessages(settings.limits.retained_messages, self.drops)
+        self.exchange = LocalExchange(self.retained)
+        self.sessions: dict[str, Session] = {}
+        self.unnamed: set[Client] = set()
+        self.connected = 0
+        self.accepted = 0
+        self.refusals: dict[int, int] = {}
+        self.messages_from_closed = 0
+        self.sent_by_ended = 0
+        self._origin = Origin(self)
+        self.connack_properties = self._connack_properties()
+
+    # -- endpoint --------------------------------------------------------------------------------
+
+    def subscribe(self, filter_: bytes, subscriber: Subscriber, options: Any) -> None:
+        """Give `subscriber` the messages whose topic matches `filter_`."""
+        self.exchange.subscribe(filter_, subscriber, options)
+
+    def unsubscribe(self, filter_: bytes, subscriber: Subscriber) -> None:
+        """Undo `subscribe`."""
+        self.exchange.unsubscribe(filter_, subscriber)
+
+    def when_ways_change(self, forget: Callable[[], None]) -> None:
+        """Nothing to do: the plans of the broker's topics say when they change."""
+
+    def forget_plans(self) -> None:
+        """Make every plan anew."""
+        self.exchange.plans.clear()
+
+    def route(
+        self,
+        topic: bytes,
+        plan: Plan,
+        *,
+        origin: Origin,
+        flags: tuple[int, ...],
+        order_key: bytes,
+        memory: bool,
+    ) -> None:
+        """Add what publishing to `topic` here takes; see `Endpoint.route`.
+
+        `order_key` and `memory` do not matter: each session has one lane, which is memory.
+        """
+        del order_key, memory
+        self.exchange.extend(plan, topic, origin=origin, flags=flags)
+
+    def publish(self, message: Message, receipt: Receipt | None = None) -> None:
+        """Publish a message of the broker's own: a will, a `$SYS` value."""
+        plan = self.exchange.plan_for(message.topic, self._origin)
+        for outlet in list(plan.retaining if message.retain else plan.outlets):
+            outlet.send(message.flags, message.properties, message.payload, receipt)
+
+    # -- clients ---------------------------------------------------------------------------------
+
+    def accept(self, link: Link) -> None:
+        """Take a new connection from a listener."""
+        self.accepted += 1
+        if self.connected + len(self.unnamed) >= self.settings.limits.connections:
+            self.refusals[ReasonCode.QUOTA_EXCEEDED] = (
+                self.refusals.get(ReasonCode.QUOTA_EXCEEDED, 0) + 1
+            )
+            link.abort("too many connections")
+            return
+        self.unnamed.add(Client(self, link))
+
+    def new_client_id(self) -> str:
+        """A client id for a client that sent none."""
+        return f"auto-{secrets.token_hex(8)}"
+
+    def allowed_expiry(self, asked_s: int) -> int:
+        """The session expiry interval granted to a client that asked for `asked_s` seconds."""
+        maximum = self.settings.max_session_expiry
+        return asked_s if maximum is None else min(asked_s, int(maximum))
+
+    def open_session(
+        self, client: Client, packet: Connect, principal: Principal
+    ) -> tuple[Session, bool]:
+        """Find or make the session of a CONNECT; the second value is "session present".
+
+        A connected client with the same id is taken over (MQTT-3.1.4-3), unless it is another
+        user's.
+        """
+        session = self.sessions.get(principal.client_id)
+        if session is not None:
+            if session.principal.username != principal.username:
+                raise ProtocolViolation(
+                    "the session belongs to another user", ReasonCode.NOT_AUTHORIZED
+                )
+            if session.client is not None:
+                session.client.close(
+                    ReasonCode.SESSION_TAKEN_OVER, "another client connected with this id"
+                )
+                session = self.sessions.get(principal.client_id)
+        if session is not None and packet.clean_start:
+            self.end_session(session)
+            session = None
+        present = session is not None
+        if session is None:
+            if len(self.sessions) >= self.settings.limits.sessions:
+                raise ProtocolViolation("too many sessions", ReasonCode.QUOTA_EXCEEDED)
+            session = Session(principal, self._lane(), self.rights)
+            self.sessions[principal.client_id] = session
+        if session.expires is not None:
+            session.expires.cancel()
+            session.expires = None
+        if session.will_timer is not None:
+            # The client is back before the delay was over (MQTT-3.1.3-9).
+            session.will_timer.cancel()
+            session.will = session.will_timer = None
+        session.expiry_s = self.allowed_expiry(_asked_expiry(packet))
+        session.client = client
+        self.unnamed.discard(client)
+        self.connected += 1
+        return session, present
+
+    def client_left(self, client: Client) -> None:
+        """The connection of `client` has ended: keep or end its session, publish its will."""
+        session = client.session
+        assert session is not None
+        self.connected -= 1
+        session.client = None
+        session.lane.detach()
+        if client.will is not None:
+            self._leave_will(session, client.will, min(client.will_delay_s, session.expiry_s))
+        if not session.expiry_s:
+            self.end_session(session)
+        elif session.expiry_s != NEVER:
+            session.expires = self.reactor.wheel.at(
+                clock.monotonic() + session.expiry_s, lambda: self.end_session(session)
+            )
+
+    def end_session(self, session: Session) -> None:
+        """Forget a session and everything that waits for it."""
+        if session.expires is not None:
+            session.expires.cancel()
+            session.expires = None
+        for filter_ in session.subscriptions:
+            self.exchange.unsubscribe(filter_, session)
+        session.subscriptions = {}
+        if session.received_qos2 is not None:
+            session.received_qos2.clear()
+        self.sent_by_ended += session.lane.sent
+        session.lane.clear()
+        if self.sessions.get(session.principal.client_id) is session:
+            del self.sessions[session.principal.client_id]
+        self._release_will(session)
+
+    def count_refusal(self, error: MQTTError) -> None:
+        """Count a connection that we close because of `error`."""
+        code = int(error.reason)
+        self.refusals[code] = self.refusals.get(code, 0) + 1
+
+    def pause(self) -> None:
+        """Read nothing more from clients, so that what is on its way can settle."""
+        for session in self.sessions.values():
+            if session.client is not None:
+                session.client.drain()
+
+    def shutdown(self) -> None:
+        """Close every client with "server shutting down"; sessions stay."""
+        for session in list(self.sessions.values()):
+            if session.client is not None:
+                session.client.close(ReasonCode.SERVER_SHUTTING_DOWN, "the broker is stopping")
+        for client in list(self.unnamed):
+            client.leave("the broker is stopping")
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _leave_will(self, session: Session, will: Message, delay_s: int) -> None:
+        session.will = will
+        if delay_s > 0:
+            session.will_timer = self.reactor.wheel.at(
+                clock.monotonic() + delay_s, lambda: self._release_will(session)
+            )
+        else:
+            self._release_will(session)
+
+    def _release_will(self, session: Session) -> None:
+        """Publish the will of a session now, if it has one that waits."""
+        will, timer = session.will, session.will_timer
+        session.will = session.will_timer = None
+        if timer is not None:
+            timer.cancel()
+        if will is None:
+            return
+        # Rights may have changed since CONNECT.
+        if session.rights.refusal(session.principal, will.topic):
+            self.drops.add("denied", will.topic.decode())
+        else:
+            self.publish(will)
+
+    def _lane(self) -> Lane:
+        settings = self.settings
+        return Lane(
+            self.drops,
+            blocks=False,
+            max_inflight=settings.max_inflight,
+            max_queued=settings.limits.queued_messages,
+            max_queued_bytes=settings.limits.queued_bytes,
+            max_unsent_bytes=settings.limits.unsent_bytes,
+        )
+
+    def _connack_properties(self) -> Properties:
+        settings = self.settings
+        properties: Properties = {
+            PropertyId.RECEIVE_MAXIMUM: settings.receive_maximum,
+            PropertyId.MAXIMUM_PACKET_SIZE: settings.max_packet_size,
+            PropertyId.SUBSCRIPTION_IDENTIFIER_AVAILABLE: 0,
+            PropertyId.SHARED_SUBSCRIPTION_AVAILABLE: 0,
+        }
+        if settings.topic_alias_maximum:
+            properties[PropertyId.TOPIC_ALIAS_MAXIMUM] = settings.topic_alias_maximum
+        return properties
+
+
+def _asked_expiry(packet: Connect) -> int:
+    """The session expiry interval of a CONNECT; below MQTT 5 the clean session flag says it."""
+    if packet.version < 5:
+        return 0 if packet.clean_start else NEVER
+    interval = packet.properties.get(PropertyId.SESSION_EXPIRY_INTERVAL, 0)
+    assert isinstance(interval, int)
+    return interval

@@ -1,0 +1,326 @@
+"""A client's network connection at the broker: CONNECT to close."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from isthmus import clock
+from isthmus.auth.principal import Principal
+from isthmus.broker.rights import RefusedOutlet
+from isthmus.broker.subscriptions import subscribe, unsubscribe
+from isthmus.delivery.endpoint import Origin
+from isthmus.delivery.message import Message
+from isthmus.delivery.plan import Plan
+from isthmus.delivery.source import Source
+from isthmus.errors import MQTTError, ProtocolViolation
+from isthmus.mqtt.codec import Role
+from isthmus.mqtt.connection import PINGRESP, Connection, State
+from isthmus.mqtt.encoder import encode
+from isthmus.mqtt.packets import (
+    Connack,
+    Connect,
+    Disconnect,
+    PacketType,
+    Pingreq,
+    Pingresp,
+    Suback,
+    Subscribe,
+    Unsuback,
+    Unsubscribe,
+)
+from isthmus.mqtt.properties import Properties, PropertyId
+from isthmus.mqtt.properties import encode as encode_properties
+from isthmus.mqtt.reasons import ReasonCode, describe
+
+if TYPE_CHECKING:
+    from isthmus.broker.broker import Broker
+    from isthmus.broker.session import Session
+    from isthmus.mqtt.codec import Event
+    from isthmus.net.link import Link
+    from isthmus.net.timers import Timer
+
+log = logging.getLogger("isthmus.broker")
+
+
+class Client(Source):
+    """One client from accept to close.
+
+    `session` is None until its CONNECT is accepted. `bridge` says that it is an MQTT 3 client that
+    calls itself a bridge: it gets messages as MQTT 5 clients may ask for it, without its own and
+    with the retain flag as published.
+    """
+
+    __slots__ = ("_broker", "_task", "_timer", "bridge", "session", "will", "will_delay_s")
+
+    def __init__(self, broker: Broker, link: Link) -> None:
+        settings = broker.settings
+        connection = Connection(
+            Role.SERVER,
+            max_packet_size=settings.max_packet_size,
+            topic_alias_maximum=settings.topic_alias_maximum,
+            now=link.reactor.now,
+            out=link.out,
+        )
+        super().__init__(link, connection, settings.receive_maximum)
+        self.max_unsent = settings.limits.unsent_bytes
+        self._broker = broker
+        self.session: Session | None = None
+        self.bridge = False
+        self.will: Message | None = None
+        self.will_delay_s = 0
+        self._task: asyncio.Task[None] | None = None
+        self._timer: Timer | None = link.reactor.wheel.at(
+            clock.monotonic() + settings.limits.connect_timeout, self._connect_timeout
+        )
+        link.on_data = self.receive
+        link.on_close = self.link_closed
+
+    @property
+    def name(self) -> str:
+        """The client id, or the address before there is one; safe to log."""
+        return repr(self.origin.client_id) if self.session is not None else str(self.link.peername)
+
+    # -- events ----------------------------------------------------------------------------------
+
+    def handle(self, event: Event) -> None:
+        """Answer everything that is neither a message nor a plain PUBACK."""
+        if isinstance(event, MQTTError):
+            self.fail(event)
+        elif isinstance(event, Pingreq):
+            self.link.write(PINGRESP)
+        elif isinstance(event, Connect):
+            self._connect(event)
+        elif isinstance(event, Subscribe):
+            subscribe(self._broker, self, event)
+        elif isinstance(event, Unsubscribe):
+            unsubscribe(self._broker, self, event)
+        elif isinstance(event, Disconnect):
+            self._disconnect(event)
+        elif not self.handle_flow(event):
+            self.fail(ProtocolViolation(f"{type(event).__name__} is not supported here"))
+
+    def find_plan(self, topic: bytes, *, allowed: bool) -> Plan:
+        """Where this client's messages on `topic` go; nowhere if it may not publish there."""
+        session = self.session
+        assert session is not None
+        code = 0 if allowed else session.rights.refusal(session.principal, topic)
+        if code:
+            plan = Plan()
+            plan.add(RefusedOutlet(self._broker.drops, topic, code))
+            return plan
+        return self._broker.exchange.plan_for(topic, self.origin)
+
+    def may_pause(self) -> bool:
+        """Only a client that neither subscribes nor has anything in flight may be paused."""
+        session = self.session
+        return session is not None and not session.subscriptions and not session.lane.inflight
+
+    def close_reason(self, reason: str) -> None:
+        """Close at once; what waits for this client is given up."""
+        log.info("client %s closed: %s", self.name, reason)
+        self._broker.drops.add("slow_consumer", reason)
+        self._end()
+        self.link.abort(reason)
+
+    def refuse_excess(self) -> None:
+        """The client sent more than its receive maximum (MQTT-3.3.4-7 is its side of it)."""
+        self.fail(
+            ProtocolViolation(
+                f"more than {self.max_unacked} messages without their acknowledgement",
+                ReasonCode.RECEIVE_MAXIMUM_EXCEEDED,
+            )
+        )
+
+    # -- CONNECT ---------------------------------------------------------------------------------
+
+    def _connect(self, packet: Connect) -> None:
+        self.v5 = packet.version == 5
+        if PropertyId.AUTHENTICATION_METHOD in packet.properties:
+            self.fail(
+                ProtocolViolation(
+                    "enhanced authentication is not supported",
+                    ReasonCode.BAD_AUTHENTICATION_METHOD,
+                    "MQTT-4.12.0-1",
+                )
+            )
+            return
+        self.bridge = packet.bridge
+        known = self._broker.authenticator.cached(packet.username, packet.password)
+        if known is None:
+            # The hash is slow by design: it runs beside the loop, and what this client has sent
+            # behind its CONNECT waits.
+            self.hold()
+            self._task = asyncio.get_running_loop().create_task(self._authenticate(packet))
+        else:
+            self._authenticated(packet, known)
+
+    async def _authenticate(self, packet: Connect) -> None:
+        good = await self._broker.authenticator.authenticate(packet.username, packet.password)
+        self._task = None
+        if not self.closed:
+            self._authenticated(packet, good)
+            self.unhold()
+
+    def _authenticated(self, packet: Connect, good: bool) -> None:
+        if not good:
+            code = ReasonCode.BAD_USER_NAME_OR_PASSWORD
+            if packet.username is None:
+                code = ReasonCode.NOT_AUTHORIZED
+            self.fail(ProtocolViolation("user name or password is wrong", code))
+            return
+        try:
+            self._open(packet)
+        except MQTTError as error:
+            self.fail(error)
+
+    def _open(self, packet: Connect) -> None:
+        broker = self._broker
+        properties: Properties = {}
+        client_id = packet.client_id
+        if not client_id:
+            if packet.version < 5 and not packet.clean_start:
+                raise ProtocolViolation(
+                    "an empty client id needs a clean session",
+                    ReasonCode.CLIENT_IDENTIFIER_NOT_VALID,
+                    "MQTT-3.1.3-8",
+                )
+            client_id = broker.new_client_id()
+            properties[PropertyId.ASSIGNED_CLIENT_IDENTIFIER] = client_id
+        username = broker.authenticator.identity(packet.username)
+        principal = Principal(username, client_id)
+        self._take_will(packet, principal)
+        session, present = broker.open_session(self, packet, principal)
+        if self.v5:
+            properties.update(broker.connack_properties)
+            if session.expiry_s != (self.connection.peer.session_expiry_interval or 0):
+                properties[PropertyId.SESSION_EXPIRY_INTERVAL] = session.expiry_s
+        else:
+            properties = {}
+        self.session = session
+        self.lane = session.lane
+        self.received_qos2 = session.received_qos2
+        self.origin = Origin(session, client_id, username or "")
+        self.respond(Connack(present, 0, properties))
+        peer = self.connection.peer
+        session.lane.attach(
+            self.link,
+            v5=self.v5,
+            session_present=present,
+            receive_maximum=peer.receive_maximum,
+            max_packet=peer.maximum_packet_size,
+        )
+        self._watch_keep_alive()
+        log.debug("client %s connected", self.name)
+
+    def _take_will(self, packet: Connect, principal: Principal) -> None:
+        will = packet.will
+        if will is None:
+            return
+        code = self._broker.rights.refusal(principal, will.topic)
+        if code:
+            raise ProtocolViolation("the client may not publish its will", code)
+        properties = dict(will.properties)
+        self.will_delay_s = properties.pop(PropertyId.WILL_DELAY_INTERVAL, 0)
+        block = encode_properties(properties, PacketType.PUBLISH)
+        self.will = Message(will.topic, will.payload, will.qos, will.retain, block)
+
+    # -- keep alive ------------------------------------------------------------------------------
+
+    def _watch_keep_alive(self) -> None:
+        deadline = self.connection.deadline()
+        if deadline is not None:
+            assert self._timer is not None
+            self._timer.cancel()
+            self._timer = self.link.reactor.wheel.at(deadline, self._check_keep_alive)
+        elif self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check_keep_alive(self) -> None:
+        self.go_on()  # a paused client could not show that it lives
+        error = self.connection.tick(clock.monotonic())
+        if error is not None:
+            self.fail(error)
+        else:
+            self._watch_keep_alive()
+
+    def _connect_timeout(self) -> None:
+        self._timer = None
+        self.link.abort("no CONNECT in time")
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def _disconnect(self, packet: Disconnect) -> None:
+        expiry = packet.properties.get(PropertyId.SESSION_EXPIRY_INTERVAL)
+        session = self.session
+        assert session is not None
+        if expiry is not None:
+            if expiry and not session.expiry_s:
+                self.fail(ProtocolViolation("the session expiry interval was 0", 0x82))
+                return
+            session.expiry_s = self._broker.allowed_expiry(expiry)
+        if packet.code != ReasonCode.DISCONNECT_WITH_WILL:
+            self.will = None  # MQTT-3.14.4-3
+        self.leave("client disconnected")
+
+    def fail(self, error: MQTTError) -> None:
+        """Answer `error` as the version allows, and close."""
+        if self.closed:
+            return
+        self._broker.count_refusal(error)
+        log.info("client %s closed: %s (%s)", self.name, error, describe(error.reason).rstrip("."))
+        if not self.link.out:
+            self.link.touch()
+        self.connection.answer(error)
+        self.leave(str(error))
+
+    def close(self, code: ReasonCode, text: str) -> None:
+        """Close from our side, with DISCONNECT and `code` in MQTT 5."""
+        self.fail(ProtocolViolation(text, code))
+
+    def drain(self) -> None:
+        """Read nothing more, and do not hold the silence against the client."""
+        self.go_on()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.link.pause()
+
+    def leave(self, reason: str) -> None:
+        """End the connection after what is already queued for it has been sent."""
+        if not self.closed:
+            self._end()
+            self.link.close(reason)
+
+    def link_closed(self, reason: str) -> None:
+        """The network connection is gone."""
+        self._broker.messages_from_closed += self.received
+        self.received = 0
+        if not self.closed:
+            log.debug("client %s lost: %s", self.name, reason)
+            self._end()
+
+    def _end(self) -> None:
+        self.shut()
+        for pending in (self._timer, self._task):
+            if pending is not None:
+                pending.cancel()
+        self._timer = self._task = None
+        if self.session is not None:
+            self.session.received_qos2 = self.received_qos2
+            self._broker.client_left(self)
+        else:
+            self._broker.unnamed.discard(self)
+
+    def respond(self, packet: Connack | Pingresp | Suback | Unsuback) -> None:
+        """Send a packet that is not a PUBLISH."""
+        if not self.link.out:
+            self.link.touch()
+        connection = self.connection
+        if connection.state is State.CLOSED:
+            # The client's DISCONNECT came in the same read as what is answered here.
+            self.link.out.append(encode(packet, connection.version or 4))
+        else:
+            connection.send(packet)

@@ -1,0 +1,85 @@
+"""Sessions: what the broker remembers of a client, connected or not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from isthmus.delivery.lane import Lane
+from isthmus.delivery.outlet import LaneOutlet, flag_table
+
+if TYPE_CHECKING:
+    from isthmus.auth.principal import Principal
+    from isthmus.broker.client import Client
+    from isthmus.broker.rights import Rights
+    from isthmus.delivery.endpoint import Origin
+    from isthmus.delivery.message import Message
+    from isthmus.delivery.plan import Plan
+    from isthmus.delivery.source import Received
+    from isthmus.mqtt.packets import SubscribeOptions
+    from isthmus.net.timers import Timer
+
+NEVER = 0xFFFFFFFF
+"""The session expiry interval that means: keep the session for good (MQTT 5, 3.1.2.11.2)."""
+
+SESSION_FLAGS = {
+    (qos, retain): flag_table(max_qos=qos, retain=None if retain else False)
+    for qos in range(3)
+    for retain in (False, True)
+}
+"""Flags for a subscription: (granted QoS, retain as published) to the flag table."""
+
+
+class Session:
+    """The state of one client: its subscriptions, and the lane with what waits for it.
+
+    `client` is the live connection or None. `expiry_s` says how long the session outlives it, 0 not
+    at all. `principal` is the identity that the session belongs to: nobody else may take it over.
+    `will` is a will that waits for its delay.
+    """
+
+    __slots__ = (
+        "client",
+        "expires",
+        "expiry_s",
+        "lane",
+        "principal",
+        "received_qos2",
+        "rights",
+        "subscriptions",
+        "will",
+        "will_timer",
+    )
+
+    def __init__(self, principal: Principal, lane: Lane, rights: Rights) -> None:
+        self.principal = principal
+        self.lane = lane
+        self.rights = rights
+        self.client: Client | None = None
+        self.expiry_s = 0
+        self.expires: Timer | None = None
+        self.subscriptions: dict[bytes, SubscribeOptions] = {}
+        self.received_qos2: dict[bytes, Received] | None = None
+        self.will: Message | None = None
+        self.will_timer: Timer | None = None
+
+    def resolve(self, topic: bytes, options: list[Any], plan: Plan, origin: Origin | None) -> None:
+        """Add the one outlet of this session: overlapping subscriptions deliver once.
+
+        The highest QoS of the matching filters counts (MQTT-3.3.4-2). The right to read is asked
+        here, for every topic, so that no wildcard gives more than the access list.
+        """
+        del origin
+        if not self.rights.may_read(self.principal, topic):
+            return
+        qos = max(option.qos for option in options)
+        retain = any(option.retain_as_published for option in options)
+        no_local = all(option.no_local for option in options)
+        plan.add(
+            LaneOutlet(
+                self.lane,
+                topic,
+                SESSION_FLAGS[qos, retain],
+                memory=True,
+                echo_key=self if no_local else None,
+            )
+        )

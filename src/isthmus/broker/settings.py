@@ -1,0 +1,97 @@
+"""Settings of the embedded broker: the `broker` key."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from isthmus.config.model import SettingsModel
+from isthmus.config.units import Duration, DurationOrNever, Size
+
+MAX_PACKET_SIZE_BYTES = 5 + 268_435_455
+"""Biggest packet that MQTT can express: fixed header and remaining length."""
+
+
+class LimitSettings(SettingsModel):
+    """What one client, or all of them together, may take."""
+
+    connections: int = Field(
+        default=100_000, ge=1, description="Clients connected at the same time."
+    )
+    queued_messages: int = Field(
+        default=10_000, ge=1, description="Messages that wait for one session."
+    )
+    queued_bytes: Size = Field(
+        default=64 << 20, ge=1024, description="Bytes of messages that wait for one session."
+    )
+    subscriptions_per_session: int = Field(
+        default=10_000, ge=1, description="Subscriptions that one session may hold."
+    )
+    topic_levels: int = Field(
+        default=32, ge=1, le=65_535, description="Levels of a topic or filter."
+    )
+    connect_timeout: Duration = Field(
+        default=10.0,
+        gt=0,
+        le=3600,
+        description="Time for a new connection to send its CONNECT, after the TLS handshake.",
+    )
+    retained_messages: int = Field(
+        default=1_000_000, ge=0, description="Retained messages of the whole broker."
+    )
+    sessions: int = Field(
+        default=1_000_000, ge=1, description="Sessions of the whole broker, connected or not."
+    )
+    unsent_bytes: Size = Field(
+        default=4 << 20,
+        ge=1024,
+        description="Bytes that wait in memory for one connection whose peer does not read.",
+    )
+
+
+class BrokerSettings(SettingsModel):
+    """The embedded broker, endpoint `local`."""
+
+    data: Path | None = Field(
+        default=None,
+        description="Folder for what has to outlive the process: in this version only the "
+        "generated client ids of connectors. Sessions and messages are in memory.",
+        examples=["./data", "/var/lib/isthmus"],
+    )
+    max_inflight: int = Field(
+        default=20,
+        ge=1,
+        le=65_535,
+        description="QoS 1 and 2 messages on their way to one client; a client may lower it.",
+    )
+    receive_maximum: int = Field(
+        default=1000,
+        ge=1,
+        le=65_535,
+        description="QoS 1 and 2 messages that one client may have on their way to the broker.",
+    )
+    max_packet_size: Size = Field(
+        default=1 << 20,
+        ge=1024,
+        le=MAX_PACKET_SIZE_BYTES,
+        description="Biggest packet that a client may send.",
+    )
+    topic_alias_maximum: int = Field(
+        default=10,
+        ge=0,
+        le=65_535,
+        description="Topic aliases that a client may use on one connection (MQTT 5).",
+    )
+    max_session_expiry: DurationOrNever = Field(
+        default=None,
+        description="Longest time that a session is kept for a client that is away; "
+        "`never` keeps it as long as the client asked for.",
+    )
+    sys_interval: Duration = Field(
+        default=10.0,
+        ge=0,
+        le=86_400,
+        description="Time between updates of the `$SYS` topics; 0 switches them off.",
+    )
+    limits: LimitSettings = Field(
+        default_factory=LimitSettings, description="What clients may take at most."
+    )
