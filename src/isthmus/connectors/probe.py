@@ -1,0 +1,162 @@
+"""Opening a connection once, to use it or only to see whether it works.
+
+A connector tries again for ever; a person at a terminal wants to know what is wrong, now. `opened`
+lets the first real failure out; `trial` gives the settings with which a configured connector is
+tried beside the running process: nothing is subscribed or published, and nothing is kept for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from isthmus.connectors.dialects import UNSUPPORTED_VERSION, dialects
+from isthmus.connectors.settings import ReconnectSettings
+
+if TYPE_CHECKING:
+    from isthmus.connectors.client_ids import ClientIds
+    from isthmus.connectors.connector import Connector
+    from isthmus.connectors.member import Member
+    from isthmus.connectors.settings import ConnectorSettings
+    from isthmus.errors import ConnectError
+
+STEPS = {
+    "name": "name look-up",
+    "tcp": "TCP",
+    "tls": "TLS",
+    "connack": "CONNACK",
+    "timeout": "time-out",
+}
+"""What the steps of a `ConnectError` are called in front of people."""
+
+BETWEEN_VERSIONS_S = 0.05
+"""Longest wait before a far side that refused one version of MQTT is asked with another."""
+
+
+def trial(name: str, settings: ConnectorSettings, client_ids: ClientIds) -> ConnectorSettings:
+    """The settings that try connector `name` beside the one that may be running.
+
+    The client id is its own: with the same one the far side would close the running connection.
+    """
+    client_id = (
+        f"{settings.client_id}-test"
+        if settings.client_id is not None
+        else client_ids.client_id(name, settings.client_id_prefix, 0)
+    )
+    return settings.model_copy(
+        update={
+            "client_id": client_id,
+            "client_id_prefix": None,
+            "pool": 1,
+            "clean_start": True,
+            "session_expiry": 0.0,
+            "reconnect": once(settings.reconnect),
+        }
+    )
+
+
+def once(reconnect: ReconnectSettings) -> ReconnectSettings:
+    """The same for a connection of which only the first success or failure matters."""
+    return reconnect.model_copy(update={"min": BETWEEN_VERSIONS_S, "attempts": "forever"})
+
+
+class Opening:
+    """A watcher that waits for the first connection of a connector with one member."""
+
+    def __init__(self, connector: Connector) -> None:
+        self._versions_left = len(dialects(connector.settings)) - 1
+        self._done: asyncio.Future[Member] = asyncio.get_running_loop().create_future()
+
+    async def wait(self) -> Member:
+        """Return the connected member.
+
+        Raises:
+            ConnectError: it cannot be connected; all versions that the settings allow were tried.
+        """
+        return await self._done
+
+    def connected(self, member: Member) -> None:
+        """The connection is open."""
+        if not self._done.done():
+            self._done.set_result(member)
+
+    def failed(self, member: Member, error: ConnectError) -> None:
+        """A failure is final unless another version of MQTT is still to be tried."""
+        del member
+        other_version = error.step == "connack" and (
+            error.reason is None or error.reason in UNSUPPORTED_VERSION
+        )
+        if other_version and self._versions_left:
+            self._versions_left -= 1
+        elif not self._done.done():
+            self._done.set_exception(error)
+
+    def lost(self, member: Member, reason: str) -> None:
+        """Of no interest here."""
+
+    def granted(self, answers: dict[bytes, int]) -> None:
+        """Of no interest here."""
+
+
+async def opened(connector: Connector) -> Member:
+    """Start `connector` and wait for its first connection; the caller stops it.
+
+    Raises:
+        ConnectError: see `Opening.wait`.
+    """
+    opening = Opening(connector)
+    connector.watcher = opening
+    connector.start()
+    return await opening.wait()
+
+
+# CONNACK codes of MQTT 3 and 5 that mean the same, and what to try.
+_CREDENTIALS = "check 'username' and 'password'"
+_LATER = "try again later, and ask who runs the service if it goes on"
+_TO_TRY: dict[int, str] = {
+    0x01: "set 'version' to one that the service speaks: 3.1, 3.1.1 or 5",
+    0x84: "set 'version' to one that the service speaks: 3.1, 3.1.1 or 5",
+    0x02: "set 'client_id' or 'client_id_prefix' to what the service expects",
+    0x85: "set 'client_id' or 'client_id_prefix' to what the service expects",
+    0x03: _LATER,
+    0x88: _LATER,
+    0x89: _LATER,
+    0x97: _LATER,
+    0x9F: _LATER,
+    0x04: _CREDENTIALS,
+    0x86: _CREDENTIALS,
+    0x05: f"{_CREDENTIALS}, or ask who runs the service to let this user and client id in",
+    0x87: f"{_CREDENTIALS}, or ask who runs the service to let this user and client id in",
+    0x8A: "ask who runs the service to let this client in again",
+    0x8C: "set another 'version', or another way to log in at the service",
+    0x95: "set a smaller 'max_packet_size', or shorter credentials",
+    0x9C: "set 'url' to another server of the service",
+    0x9D: "set 'url' to the new address of the service",
+}
+
+
+def advice(error: ConnectError, settings: ConnectorSettings, configured_id: str | None) -> str:
+    """What to try after `error`; `configured_id` is the connector's fixed client id, if any."""
+    if error.step == "tls" and not error.hint:
+        return "is it the port for TLS? The log of the far side may say more"
+    if error.step != "connack":
+        return error.hint or "see the log of the far side"
+    if error.reason is None:
+        text = "is it a port for MQTT"
+        text += "" if settings.use_tls else " without TLS (else write mqtts:// in 'url')"
+        return f"{text}? The log of the far side may say why it closed"
+    text = _TO_TRY.get(error.reason, "see the log of the far side")
+    identity = error.reason in (0x02, 0x85, 0x05, 0x87)
+    if identity and configured_id is not None and settings.client_id != configured_id:
+        text += (
+            f"; this test used the client id '{settings.client_id}', so as not to push a running "
+            f"connection out, and the service may let only '{configured_id}' in"
+        )
+    return text
+
+
+def cause(error: ConnectError) -> str:
+    """What went wrong, with what the far side itself said about it."""
+    if error.step == "connack" and error.hint:
+        return f"{error} ({error.hint})"
+    return str(error)
