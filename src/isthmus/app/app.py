@@ -1,0 +1,167 @@
+"""The composition root: the only file that knows every part."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from typing import TYPE_CHECKING
+
+from isthmus import clock
+from isthmus.app.files import load_files
+from isthmus.auth.authenticator import Authenticator
+from isthmus.broker.broker import LOCAL, Broker
+from isthmus.broker.sys_topics import SysTopics
+from isthmus.connectors.client_ids import ClientIds
+from isthmus.connectors.connector import Connector
+from isthmus.errors import ConfigError
+from isthmus.net.listener import Listener, listen
+from isthmus.net.reactor import Reactor
+from isthmus.net.settings import TLSClientSettings
+from isthmus.routing.route import Route
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from isthmus.app.settings import Settings
+    from isthmus.delivery.endpoint import Endpoint
+    from isthmus.net.poller import Poller
+
+log = logging.getLogger("isthmus.app")
+
+DRAIN_S = 8.0
+"""How long a stop waits for far sides to acknowledge what is on its way; systemd kills after 90."""
+
+DRAIN_STEP_S = 0.05
+
+GC_THRESHOLDS = (20_000, 20, 20)
+"""Messages make no cycles, so the collector need not look after every few hundred of them."""
+
+
+class App:
+    """One Isthmus process: everything that a configuration describes, started and stopped as one.
+
+    Nothing is opened before `start`; if that fails, everything that it opened is closed again.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        poller: Callable[[asyncio.AbstractEventLoop], Poller] | None = None,
+    ) -> None:
+        """Build the parts, inside a running event loop.
+
+        Raises:
+            ConfigError: a password, ACL, certificate or client id file cannot be used.
+        """
+        self.settings = settings
+        access, passwords = load_files(settings)
+        prepare_folder(settings.broker.data)
+        authenticator = Authenticator(passwords, allow_anonymous=settings.anonymous_allowed)
+        client_ids = ClientIds(settings.broker.data)
+        self.reactor = Reactor(poller=poller)
+        self.broker = Broker(settings.broker, self.reactor, authenticator, access)
+        self.sys_topics = SysTopics(self.broker)
+        self.connectors = {name: self._connector(name, client_ids) for name in settings.connectors}
+        endpoints: dict[str, Endpoint] = {LOCAL: self.broker, **self.connectors}
+        self.routes = {
+            name: Route(name, route, endpoints[route.source], endpoints[route.to], settings.node)
+            for name, route in settings.routes.items()
+        }
+        self.listeners: list[Listener] = []
+
+    def _connector(self, name: str, client_ids: ClientIds) -> Connector:
+        settings = self.settings.connectors[name]
+        queues = [
+            route.queue.max_bytes for route in self.settings.routes.values() if route.to == name
+        ]
+        return Connector(
+            name,
+            settings,
+            self.reactor,
+            client_ids,
+            tls=(settings.tls or TLSClientSettings()) if settings.use_tls else None,
+            **({"queue_bytes": max(queues)} if queues else {}),
+        )
+
+    async def start(self) -> None:
+        """Open the listeners, start the routes, connect the connectors.
+
+        Raises:
+            ConfigError: a listener cannot be opened; nothing stays open.
+        """
+        try:
+            for settings in self.settings.listeners:
+                self.listeners.append(listen(self.reactor, settings, self.broker.accept))
+        except ConfigError:
+            await self.close()
+            raise
+        for listener in self.listeners:
+            log.info("listening on %s", _address_text(*listener.address[:2]))
+        for route in self.routes.values():
+            route.start()
+        for connector in self.connectors.values():
+            connector.start()
+        self.sys_topics.start()
+        # What exists now lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+
+    async def stop(self) -> None:
+        """Stop taking messages, let what is on its way arrive, say goodbye, close."""
+        for listener in self.listeners:
+            listener.close()
+        self.broker.pause()
+        deadline = clock.monotonic() + DRAIN_S
+        while clock.monotonic() < deadline and any(  # noqa: ASYNC110 - at the end, it may look
+            connector.state == "connected" and connector.unsettled
+            for connector in self.connectors.values()
+        ):
+            await asyncio.sleep(DRAIN_STEP_S)
+        left = sum(connector.unsettled for connector in self.connectors.values())
+        if left:
+            log.warning(
+                "%d message(s) were not acknowledged by their target; "
+                "publishers that wait for their acknowledgement send them again, the rest is lost",
+                left,
+            )
+        await self.close()
+
+    async def close(self) -> None:
+        """Close everything without waiting for messages."""
+        self.sys_topics.stop()
+        # Only the routes from here are stopped: a connector that unsubscribed would lose what the
+        # far side keeps for its session until the next start.
+        for route in self.routes.values():
+            if route.source is self.broker:
+                route.stop()
+        self.broker.shutdown()
+        for connector in self.connectors.values():
+            await connector.stop()
+        for listener in self.listeners:
+            listener.close()
+        # One more turn of the loop, so that goodbyes are flushed.
+        await asyncio.sleep(DRAIN_STEP_S)
+        self.reactor.close()
+        self.broker.authenticator.close()
+
+
+def _address_text(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def prepare_folder(folder: Path | None) -> None:
+    """Make the data folder, readable by its owner only.
+
+    Raises:
+        ConfigError: it cannot be made, or is no folder.
+    """
+    if folder is None:
+        return
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"broker.data: {folder} cannot be used: {error.strerror}") from error

@@ -1,0 +1,44 @@
+"""The demonstration: a broker, a far side in the same process, and two routes between them."""
+
+from __future__ import annotations
+
+from isthmus.app.settings import Settings
+
+NEAR = "127.0.0.1:1883"
+FAR = "127.0.0.1:1884"
+
+TEXT = """\
+Isthmus is running: a broker on {near}, and a far side on {far} that it is bridged to.
+
+Try it, each line in a terminal of its own:
+
+  isthmus sub -v --url {far} 'site-7/sensor/#'        # listen at the far side
+  isthmus pub --url {near} sensor/1/temperature 37.5  # arrives there, below site-7/
+
+  isthmus sub -v --url {near} 'control/#'             # listen here
+  isthmus pub --url {far} control/valve/1 open        # arrives here
+
+Any MQTT client will do. Ctrl-C stops it.
+"""
+
+
+def demonstration(near: str = NEAR, far: str = FAR) -> tuple[Settings, Settings]:
+    """The far side's settings and the near side's, in the order in which they must start."""
+    far_side = Settings.model_validate({"node": "far", "listeners": [{"bind": far}]})
+    near_side = Settings.model_validate(
+        {
+            "node": "site-7",
+            "listeners": [{"bind": near}],
+            "connectors": {"cloud": {"url": far}},
+            "routes": {
+                "telemetry": {
+                    "from": "local",
+                    "topics": ["sensor/#"],
+                    "to": "cloud",
+                    "topic": "${node}/${topic}",
+                },
+                "control": {"from": "cloud", "topics": ["control/#"], "to": "local"},
+            },
+        }
+    )
+    return far_side, near_side

@@ -1,0 +1,64 @@
+"""Running an application as a process: signals, a clean end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from typing import TYPE_CHECKING
+
+from isthmus.app.app import App
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from isthmus.app.settings import Settings
+
+log = logging.getLogger("isthmus.app")
+
+
+async def serve(
+    configurations: Sequence[Settings], *, ready: Callable[[], None] = lambda: None
+) -> None:
+    """Run one application per configuration until SIGTERM or SIGINT, then drain and stop.
+
+    They start in order and stop in the opposite one. `ready` is called when all of them run. A
+    second signal stops without waiting for messages.
+
+    Raises:
+        ConfigError: one of them cannot start; none is left running.
+    """
+    stopping = asyncio.Event()
+    hurry = asyncio.Event()
+
+    def on_signal() -> None:
+        (hurry if stopping.is_set() else stopping).set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        try:
+            loop.add_signal_handler(number, on_signal)
+        except NotImplementedError:
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(on_signal))
+    apps: list[App] = []
+    try:
+        for settings in configurations:
+            app = App(settings)
+            await app.start()
+            apps.append(app)
+        ready()
+        await stopping.wait()
+        log.info("stopping")
+    finally:
+        for app in reversed(apps):
+            stop = asyncio.ensure_future(app.stop())
+            hurried = asyncio.ensure_future(hurry.wait())
+            await asyncio.wait({stop, hurried}, return_when=asyncio.FIRST_COMPLETED)
+            hurried.cancel()
+            if not stop.done():
+                stop.cancel()
+                await asyncio.wait({stop})
+                await app.close()
+            else:
+                stop.result()
+    log.info("stopped")

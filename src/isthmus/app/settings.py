@@ -1,0 +1,273 @@
+"""The root of the configuration: every key of the file, and what has to fit together.
+
+A field knows what is right for itself; here is what no single package can know: that a route's
+ends exist, that a public listener is not open to everybody, that names do not clash.
+"""
+
+import ipaddress
+import os
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    field_validator,
+    model_validator,
+)
+
+from isthmus.auth.settings import AuthSettings
+from isthmus.broker.settings import BrokerSettings
+from isthmus.config.model import SettingsModel
+from isthmus.config.problems import Loc, Problem, did_you_mean, raise_any
+from isthmus.config.secrets import Expanded, shown
+from isthmus.connectors.settings import ConnectorSettings
+from isthmus.net.settings import ListenerSettings
+from isthmus.routing.settings import RouteSettings
+
+LOCAL = "local"
+"""Name of the embedded broker as an endpoint."""
+
+DEFAULT_BIND = "127.0.0.1:1883"
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_NODE = re.compile(r"[^+#/\x00-\x1f\x7f]+")
+_FOLDERS = {("broker", "data")}
+_SECTIONS = ("listeners", "broker", "auth", "connectors", "routes", "log")
+
+
+def _valid_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError("a name may hold only letters, digits, '_' and '-'")
+    return name
+
+
+def _connector_name(name: str) -> str:
+    if name == LOCAL:
+        raise ValueError("is the name of the embedded broker; choose another")
+    return _valid_name(name)
+
+
+Name = Annotated[str, AfterValidator(_valid_name)]
+ConnectorName = Annotated[str, AfterValidator(_connector_name)]
+
+
+def _no_http(value: object) -> object:
+    if value is not None:
+        raise ValueError("this version has no HTTP API; leave the key out or write null")
+    return value
+
+
+class LogSettings(SettingsModel):
+    """What is written to standard error, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe entries to write."
+    )
+    format: Literal["text", "json"] = Field(
+        default="text", description="Lines for people, or one JSON object per line."
+    )
+
+
+class Settings(SettingsModel):
+    """The configuration of one Isthmus process. An empty file is a broker on 127.0.0.1:1883."""
+
+    node: str = Field(
+        default_factory=socket.gethostname,
+        description="Name of this process, `${node}` in topic templates. "
+        "Not set means the host name.",
+        examples=["edge-a"],
+    )
+    listeners: tuple[ListenerSettings, ...] = Field(
+        default_factory=lambda: (ListenerSettings(bind=DEFAULT_BIND),),
+        description="Addresses to accept MQTT clients on.",
+        json_schema_extra={"default": [{"bind": DEFAULT_BIND}]},
+    )
+    broker: BrokerSettings = Field(
+        default_factory=BrokerSettings,
+        description="The embedded broker: its data, and what its clients may take.",
+    )
+    auth: AuthSettings = Field(
+        default_factory=AuthSettings, description="Who may connect, and what for."
+    )
+    connectors: dict[ConnectorName, ConnectorSettings] = Field(
+        default_factory=dict,
+        description="Far services by name: letters, digits, `_` and `-`; `local` is taken.",
+    )
+    routes: dict[Name, RouteSettings] = Field(
+        default_factory=dict,
+        description="Routes by name: letters, digits, `_` and `-`.",
+    )
+    http: Annotated[None, BeforeValidator(_no_http)] = Field(
+        default=None, description="The HTTP API; this version has none, so only null is accepted."
+    )
+    log: LogSettings = Field(default_factory=LogSettings, description="What is logged, and how.")
+
+    @property
+    def only_loopback(self) -> bool:
+        """Whether nobody outside this machine can reach a listener."""
+        return all(listener.loopback for listener in self.listeners)
+
+    @property
+    def anonymous_allowed(self) -> bool:
+        """Whether clients without a user name may connect."""
+        if self.auth.allow_anonymous is not None:
+            return self.auth.allow_anonymous
+        return self.only_loopback and self.auth.password_file is None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections(cls, data: Any) -> Any:
+        """A section whose every line is commented out is null in YAML; it means the defaults."""
+        if not isinstance(data, dict):
+            return data
+        return {
+            key: value for key, value in data.items() if not (value is None and key in _SECTIONS)
+        }
+
+    @field_validator("node")
+    @classmethod
+    def _node_fits_a_topic(cls, value: str) -> str:
+        if not _NODE.fullmatch(value):
+            raise ValueError("must not be empty or hold +, #, / or control characters")
+        return value
+
+    @classmethod
+    def problems_in(cls, data: Any) -> Iterator[Problem]:
+        """Yield routes to nowhere also beside other errors, which stop `_fits_together`."""
+        if isinstance(data, Mapping):
+            yield from _unknown_endpoints(data.get("connectors"), data.get("routes"))
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Settings":
+        raise_any(
+            [
+                *self._listener_problems(),
+                *self._access_problems(),
+                *self._connector_problems(),
+                *self._route_problems(),
+                *_file_problems(self, ()),
+            ]
+        )
+        return self
+
+    def _listener_problems(self) -> Iterator[Problem]:
+        seen: dict[str, int] = {}
+        for index, listener in enumerate(self.listeners):
+            if listener.bind in seen and not listener.bind.endswith(":0"):
+                yield Problem(
+                    ("listeners", index, "bind"),
+                    f"is the same as listeners[{seen[listener.bind]}].bind",
+                )
+            seen.setdefault(listener.bind, index)
+
+    def _access_problems(self) -> Iterator[Problem]:
+        auth = self.auth
+        if auth.allow_anonymous and not auth.insecure_public_anonymous:
+            for index, listener in enumerate(self.listeners):
+                if not listener.loopback and not _only_certificates(listener):
+                    yield Problem(
+                        ("listeners", index, "bind"),
+                        f"'{listener.bind}' is open to others, and 'auth.allow_anonymous: true' "
+                        "lets everybody in; set 'auth.password_file', or bind to 127.0.0.1",
+                    )
+        if self.listeners and auth.password_file is None and not self.anonymous_allowed:
+            reason = (
+                "'allow_anonymous' is false"
+                if auth.allow_anonymous is False
+                else "a listener is open to others"
+            )
+            yield Problem(
+                ("auth", "password_file"),
+                f"is required, as {reason}: without it nobody could connect",
+            )
+
+    def _connector_problems(self) -> Iterator[Problem]:
+        """A connector to this very process would send every message round for ever."""
+        for name, connector in self.connectors.items():
+            for index, listener in enumerate(self.listeners):
+                own = listener.host in (connector.host, "0.0.0.0", "::", "*")  # noqa: S104
+                if listener.port == connector.port and own and _is_near(connector.host):
+                    yield Problem(
+                        ("connectors", name, "url"),
+                        f"leads to this process itself (listeners[{index}]); "
+                        "use another port, or a route from 'local' to 'local'",
+                    )
+
+    def _route_problems(self) -> Iterator[Problem]:
+        ends = {name: {"from": route.source, "to": route.to} for name, route in self.routes.items()}
+        yield from _unknown_endpoints(self.connectors, ends)
+        for name, route in self.routes.items():
+            if route.source == route.to and not route.maps_topics:
+                yield Problem(
+                    ("routes", name, "to"),
+                    "is the same as 'from', so every message would come back; "
+                    "map the topic with 'topic', 'strip' or 'prepend'",
+                )
+            if route.source == LOCAL:
+                for index, text in enumerate(route.topics):
+                    if text.startswith("$share/"):
+                        yield Problem(
+                            ("routes", name, "topics", index),
+                            "is a shared subscription, which only a connector can make; "
+                            "a route from 'local' gets every message: leave '$share/.../' out",
+                        )
+
+
+def _is_near(host: str) -> bool:
+    """Whether `host` is certainly this machine."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _unknown_endpoints(connectors: Any, routes: Any) -> Iterator[Problem]:
+    """Yield the ends of routes that name no endpoint. Takes what is no mapping as empty."""
+    endpoints = [LOCAL, *connectors] if isinstance(connectors, Mapping) else [LOCAL]
+    for name, route in routes.items() if isinstance(routes, Mapping) else ():
+        for key in ("from", "to"):
+            endpoint = route.get(key) if isinstance(route, Mapping) else None
+            if isinstance(endpoint, str) and endpoint not in endpoints:
+                hint = "" if isinstance(endpoint, Expanded) else did_you_mean(endpoint, endpoints)
+                text = f"there is no connector {shown(endpoint)}{hint}"
+                yield Problem(("routes", name, key), text)
+
+
+def _file_problems(settings: Any, loc: Loc) -> Iterator[Problem]:
+    """Yield the files that are named somewhere and cannot be read."""
+    if isinstance(settings, BaseModel):
+        for name, field in type(settings).model_fields.items():
+            yield from _file_problems(getattr(settings, name), (*loc, field.alias or name))
+    elif isinstance(settings, Mapping):
+        for key, value in settings.items():
+            yield from _file_problems(value, (*loc, key))
+    elif isinstance(settings, tuple):
+        for index, value in enumerate(settings):
+            yield from _file_problems(value, (*loc, index))
+    elif isinstance(settings, Path):
+        problem = _folder_problem(settings) if loc in _FOLDERS else _file_problem(settings)
+        if problem:
+            yield Problem(loc, problem)
+
+
+def _file_problem(path: Path) -> str:
+    if not path.exists():
+        return f"there is no file '{path}'"
+    if not path.is_file():
+        return f"'{path}' is no file"
+    return "" if os.access(path, os.R_OK) else f"'{path}' may not be read by this user"
+
+
+def _folder_problem(path: Path) -> str:
+    """A folder that is not there yet is made when it is needed."""
+    return f"'{path}' is no folder" if path.exists() and not path.is_dir() else ""
+
+
+def _only_certificates(listener: ListenerSettings) -> bool:
+    return listener.tls is not None and listener.tls.require_client_certificate

@@ -1,0 +1,63 @@
+"""`isthmus check` and `isthmus schema`: the configuration, without starting anything."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def check(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="Configuration (.yaml, .toml, .json); - is YAML on stdin."
+        ),
+    ],
+) -> None:
+    """Check FILE and say in words what it does; nothing is started.
+
+    \b
+    Exit status: 0 it can be used; 2 it cannot, with file, line and reason of every problem.
+    """  # noqa: D301
+    from isthmus.app.explanation import explain
+    from isthmus.app.files import load_files
+    from isthmus.app.settings import Settings
+    from isthmus.config.loader import parse, parse_text
+    from isthmus.errors import ConfigError
+
+    if file == "-":
+        try:
+            text = sys.stdin.buffer.read().decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise ConfigError("<stdin>: is not UTF-8 text") from None
+        settings = parse_text(Settings, text, name="<stdin>")
+    else:
+        settings = parse(Settings, Path(file))
+    load_files(settings)
+    for line in explain(settings):
+        typer.echo(line)
+
+
+def schema(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the reference page instead.")
+    ] = False,
+) -> None:
+    """Print the JSON Schema of the configuration, for editors."""
+    from isthmus.app.settings import Settings
+
+    if markdown:
+        from isthmus.config.reference import reference
+
+        typer.echo(reference(Settings), nl=False)
+        return
+    import json
+
+    found = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Settings.model_json_schema(),
+    }
+    typer.echo(json.dumps(found, indent=2))

@@ -1,0 +1,57 @@
+"""`isthmus run` and `isthmus demo`: the process itself."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def run(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="FILE", show_default=False, help="Configuration (.yaml, .toml, .json)."
+        ),
+    ] = None,
+) -> None:
+    """Run the broker and the bridges of FILE.
+
+    Without FILE it is a broker on 127.0.0.1:1883. SIGTERM and Ctrl-C let what is on its way arrive,
+    then it ends; a second one ends it at once.
+
+    \b
+    Exit status: 0 stopped; 1 an address cannot be listened on; 2 the configuration is wrong.
+    """  # noqa: D301
+    from isthmus.app.event_loop import run_in_loop
+    from isthmus.app.process import serve
+    from isthmus.app.settings import Settings
+    from isthmus.config.loader import parse
+    from isthmus.log import configure
+
+    settings = Settings() if file is None else parse(Settings, file)
+    configure(settings.log.level, settings.log.format)
+    run_in_loop(serve([settings]))
+
+
+def demo() -> None:
+    """Run a broker, a second one as its far side, and two routes between them."""
+    from isthmus.app.demo import FAR, NEAR, TEXT, demonstration
+    from isthmus.app.event_loop import run_in_loop
+    from isthmus.app.process import serve
+    from isthmus.log import configure
+
+    configure("info", "text")
+    text = TEXT.format(near=NEAR, far=FAR).replace("  isthmus ", f"  {_program()} ")
+    run_in_loop(serve(demonstration(), ready=lambda: typer.echo(text)))
+
+
+def _program() -> str:
+    """What to type for `isthmus`: in an environment that is not activated it needs its folder."""
+    if shutil.which("isthmus"):
+        return "isthmus"
+    called = Path(sys.argv[0])
+    return str(called) if called.name == "isthmus" else f"{sys.executable} -m isthmus"

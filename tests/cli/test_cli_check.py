@@ -1,0 +1,156 @@
+"""`isthmus check` and `isthmus schema`: what they print."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from isthmus.app.explanation import explain
+from isthmus.app.settings import Settings
+from isthmus.cli.main import main
+
+
+def run(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["isthmus", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert isinstance(end.value.code, int)
+    return end.value.code
+
+
+SITE = """
+node: site-7
+connectors:
+  cloud: {url: broker.example.com, username: edge, password: hidden, pool: 2}
+  spare: {url: "mqtts://[::1]", version: 3.1.1, client_id: edge-7}
+routes:
+  telemetry: {from: local, to: cloud, topics: ["sensor/#", z], topic: "${node}/${topic}"}
+  control: {from: cloud, to: local, topics: [control/+], strip: control/, qos: 1, retain: clear}
+  fast: {from: local, to: cloud, topics: [in], max_qos: 1, durability: memory, retain: set}
+  raised: {from: local, to: cloud, topics: [up], qos: 2}
+  lowered: {from: local, to: cloud, topics: [down], max_qos: 0}
+"""
+
+WORDS = """\
+This is node site-7.
+Clients connect to 127.0.0.1:1883, not encrypted, from this machine only.
+Clients need no user name and no password, and may read and write every topic.
+Sessions and retained messages are in memory: a restart forgets them. Without a data folder \
+(broker.data) generated client ids are new at each start, so far sides keep nothing for this one \
+over a restart.
+Connector cloud: 2 connections to broker.example.com port 1883, not encrypted, MQTT 5, or 3.1.1 \
+if that is refused, with a user name and a password.
+  Everybody on the way to broker.example.com can read the password: use mqtts://.
+Connector spare: one connection to ::1 port 8883, TLS verified with the authorities of this \
+system, MQTT 3.1.1, without a user name, client id edge-7.
+  No route uses spare: it connects, and nothing moves.
+Route telemetry, from local to cloud: what clients of this broker publish on sensor/# and z goes \
+to cloud, as site-7/${topic}: sensor/b becomes site-7/sensor/b.
+  Messages keep their QoS; they are retained if they were.
+  Their publisher gets the acknowledgement of QoS 1 and 2 when cloud has sent its own; QoS 0 is \
+dropped while cloud is away.
+Route control, from cloud to local: what cloud sends on control/+ goes to the clients of this \
+broker, with control/ taken from the front: control/a becomes a.
+  Every message leaves with QoS 1; none is retained.
+  cloud gets the acknowledgement when this broker has the message.
+Route fast, from local to cloud: what clients of this broker publish on in goes to cloud, on the \
+same topic.
+  Messages keep their QoS, but leave with 1 at most; all are retained.
+  Their publisher gets the acknowledgement when the message is in memory here: what waits there is \
+lost with the process; QoS 0 is dropped while cloud is away.
+Route raised, from local to cloud: what clients of this broker publish on up goes to cloud, on the \
+same topic.
+  Every message leaves with QoS 2; they are retained if they were.
+  Their publisher gets the acknowledgement of QoS 1 and 2 when cloud has sent its own; QoS 0 waits \
+in memory while cloud is away.
+Route lowered, from local to cloud: what clients of this broker publish on down goes to cloud, on \
+the same topic.
+  Messages keep their QoS, but leave with 0 at most; they are retained if they were.
+  Their publisher gets the acknowledgement at once, as the messages leave with QoS 0: they are \
+dropped while cloud is away.
+"""
+
+
+@pytest.mark.parametrize("stdin", [False, True])
+def test_check_says_everything_in_words(
+    monkeypatch, capsys, tmp_path: Path, *, stdin: bool
+) -> None:
+    path = tmp_path / "site.yaml"
+    path.write_text(SITE)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(SITE.encode())))
+    assert run(monkeypatch, "check", "-" if stdin else str(path)) == 0
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == (WORDS, "")
+
+
+def test_check_names_line_and_path_of_stdin(monkeypatch, capsys) -> None:
+    text = b"node: a\nroutes:\n  r: {from: local, to: x, topics: [a]}\n"
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(text)))
+    assert run(monkeypatch, "check", "-") == 2
+    assert capsys.readouterr().err.startswith("isthmus: <stdin>:3: routes.r.to: ")
+
+
+def test_access_in_words(certificates, tmp_path: Path) -> None:
+    for name in ("users", "acl"):
+        (tmp_path / name).touch()
+    settings = Settings.model_validate(
+        {
+            "node": "a",
+            "listeners": [
+                {
+                    "bind": "0.0.0.0:8883",
+                    "tls": {
+                        "certificate": certificates.server,
+                        "client_ca": certificates.ca,
+                        "require_client_certificate": True,
+                    },
+                }
+            ],
+            "broker": {"data": tmp_path / "data"},
+            "auth": {"password_file": tmp_path / "users", "acl_file": tmp_path / "acl"},
+        }
+    )
+    assert list(explain(settings)) == [
+        "This is node a.",
+        (
+            "Clients connect to 0.0.0.0:8883 with TLS, showing a certificate signed by "
+            f"{certificates.ca}."
+        ),
+        (
+            f"Clients need a user name and password of {tmp_path / 'users'}, "
+            f"and may read and write what {tmp_path / 'acl'} allows."
+        ),
+        (
+            "Sessions and retained messages are in memory: a restart forgets them. "
+            f"Generated client ids are kept in {tmp_path / 'data'}."
+        ),
+        "There are no routes: messages stay between the clients of this broker.",
+    ]
+
+
+def test_schema_is_json_schema_of_the_file(monkeypatch, capsys) -> None:
+    assert run(monkeypatch, "schema") == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert schema["$schema"].startswith("https://json-schema.org/")
+    assert {"node", "listeners", "broker", "auth", "connectors", "routes"} <= set(
+        schema["properties"]
+    )
+    assert "from" in schema["$defs"]["RouteSettings"]["properties"]
+    assert schema["additionalProperties"] is False
+
+
+def test_schema_as_a_page(monkeypatch, capsys) -> None:
+    assert run(monkeypatch, "schema", "--markdown") == 0
+    page = capsys.readouterr().out
+    assert page.startswith("# Configuration reference\n")
+    assert "| `url` |" in page
+
+
+@pytest.mark.parametrize("name", ["run", "check", "pub", "sub", "test", "schema", "demo"])
+def test_every_command_has_help(monkeypatch, capsys, name: str) -> None:
+    assert run(monkeypatch, name, "--help") == 0
+    assert "Usage: isthmus" in capsys.readouterr().out
