@@ -1,0 +1,79 @@
+"""Isthmus in the test's own process: started from a configuration, its ports known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from isthmus.app.app import App
+from isthmus.app.settings import Settings
+from isthmus.connectors.connector import Connector
+from raw import Raw, until
+
+QUICK = {"min": "20ms", "max": "100ms"}
+"""Reconnect times for tests."""
+
+
+def bridge(port: int, *, routes: dict[str, Any], **connector: Any) -> dict[str, Any]:
+    """A configuration with one connector `cloud` to a far side on `port`."""
+    url = connector.pop("url", f"127.0.0.1:{port}")
+    return {
+        "node": "edge",
+        "connectors": {"cloud": {"url": url, "reconnect": QUICK, **connector}},
+        "routes": routes,
+    }
+
+
+def out(*topics: str, **route: Any) -> dict[str, Any]:
+    return {"from": "local", "topics": list(topics) or ["#"], "to": "cloud", **route}
+
+
+def back(*topics: str, **route: Any) -> dict[str, Any]:
+    return {"from": "cloud", "topics": list(topics) or ["#"], "to": "local", **route}
+
+
+class Isthmus:
+    """A running application. `port` is its first listener's."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    @classmethod
+    async def start(cls, configuration: dict[str, Any] | Settings) -> Isthmus:
+        if isinstance(configuration, dict):
+            data = {"listeners": [{"bind": "127.0.0.1:0"}], **configuration}
+            configuration = Settings.model_validate(data)
+        app = App(configuration)
+        await app.start()
+        return cls(app)
+
+    @property
+    def port(self) -> int:
+        return self.app.listeners[0].address[1]
+
+    @property
+    def ports(self) -> list[int]:
+        return [listener.address[1] for listener in self.app.listeners]
+
+    @property
+    def cloud(self) -> Connector:
+        return self.app.connectors["cloud"]
+
+    def status(self, member: int = 0) -> dict[str, Any]:
+        found: dict[str, Any] = self.cloud.statistics()["members"][member]
+        return found
+
+    async def connected(self, name: str = "cloud") -> None:
+        """Wait until all members are connected and every filter has its answer."""
+        connector = self.app.connectors[name]
+        await until(
+            lambda: (
+                connector.state == "connected"
+                and all(
+                    filter_ in connector.subscriptions.answers
+                    for filter_ in connector.subscriptions.cover()
+                )
+            )
+        )
+
+    async def client(self, client_id: str = "", version: int = 5, **how: Any) -> Raw:
+        return await Raw.client(self.port, client_id, version, **how)
