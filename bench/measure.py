@@ -1,0 +1,374 @@
+"""One run of one scenario against one system: start all processes, load, read the counters, stop
+all.
+
+A run in which not everything arrived that had to is an error (`RunError`), not a figure.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from bench import wire
+from bench.process import CORES, Generator, cpu_seconds, rss_kib
+from bench.scenarios import Scenario
+from bench.systems import SETTLE_S, Files, System, Task
+
+Figures = dict[str, float]
+TIMEOUT_S = 120.0
+COLLECT_S = 0.0002  # generators look at their sockets that often; see stream.Loop
+STALL_S = 3.0  # without a message: nothing more will come
+SETTLE_IDLE_S = 2.0
+
+
+class RunError(Exception):
+    """A run that does not count."""
+
+
+class Bench:
+    """The processes of one run; closing it ends them."""
+
+    def __init__(self, files: Files, system: type[System], scenario: Scenario) -> None:
+        self.files, self.kind, self.scenario = files, system, scenario
+        self.generators: list[Generator] = []
+        self.subject: System | None = None
+
+    def generator(self, module: str, **options: Any) -> Generator:
+        generator = Generator(module, **options)
+        self.generators.append(generator)
+        return generator
+
+    def start(self, far_port: int = 0, *, direction: str = "out") -> System:
+        scenario = self.scenario
+        task = Task(
+            far_port=far_port,
+            direction=direction,
+            qos=max(scenario.qos, 1) if self.kind.name != "relay" else scenario.qos,
+            version=scenario.version,
+            tls=scenario.tls,
+            packet_bytes=message_bytes(scenario),
+        )
+        self.subject = self.kind(self.files, task)
+        return self.subject
+
+    def publisher(self, **changes: Any) -> Generator:
+        assert self.subject is not None
+        scenario = self.scenario
+        options = {
+            "target": asdict(self.subject.target),
+            "qos": scenario.qos,
+            "window": scenario.window,
+            "payload": scenario.payload,
+            "topics": scenario.topics,
+            "properties": scenario.properties,
+            "connections": scenario.connections,
+            "prefix": "bench",
+            "collect_s": COLLECT_S,
+        }
+        return self.generator("publisher", **(options | changes))
+
+    def subscriber(
+        self,
+        topic_filter: str,
+        *,
+        qos: int,
+        connections: int = 1,
+        collect_s: float = COLLECT_S,
+    ) -> Generator:
+        assert self.subject is not None
+        return self.generator(
+            "subscriber",
+            target=asdict(self.subject.target),
+            filter=topic_filter,
+            qos=qos,
+            connections=connections,
+            collect_s=collect_s,
+        )
+
+    def close(self) -> None:
+        for generator in self.generators:
+            generator.stop()
+        if self.subject is not None:
+            self.subject.stop()
+
+
+def message_bytes(scenario: Scenario) -> int:
+    """Size of one PUBLISH of the load on the wire."""
+    topic = wire.topics(b"bench", 1)[0]
+    properties = wire.user_properties(scenario.properties)
+    return len(
+        wire.publish(
+            topic,
+            bytes(scenario.payload),
+            qos=scenario.qos,
+            packet_id=1,
+            version=scenario.version,
+            properties=properties,
+        )
+    )
+
+
+@contextmanager
+def opened(files: Files, system: type[System], scenario: Scenario) -> Iterator[Bench]:
+    bench = Bench(files, system, scenario)
+    try:
+        yield bench
+    finally:
+        bench.close()
+
+
+def wait_for_bridge(far: Generator, *, subscribed: bool) -> None:
+    """Until the bridge has connected (inbound: subscribed) and had a moment to settle."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        state = far.ask(do="status")
+        if state["filters"] if subscribed else state["connects"]:
+            time.sleep(SETTLE_S)
+            return
+        time.sleep(0.05)
+    raise RunError("the bridge did not connect to the far end in 20 s")
+
+
+def check_delivery(scenario: Scenario, delivered: int, wanted: int) -> None:
+    if scenario.qos and delivered != wanted:
+        raise RunError(f"{delivered} of {wanted} messages arrived")
+    if delivered > wanted:
+        raise RunError(f"{delivered} messages arrived, {wanted} were sent")
+    if delivered < wanted * 0.5:
+        raise RunError(f"only {delivered} of {wanted} QoS 0 messages arrived")
+
+
+def figures(
+    messages: int, cpu_s: float, seconds: float, generators_s: float, delivered: float
+) -> Figures:
+    return {
+        "cpu_us": cpu_s / messages * 1e6,
+        "messages_per_s": messages / seconds,
+        "load": cpu_s / seconds,
+        "generator_us": generators_s / messages * 1e6,
+        "delivered": delivered,
+    }
+
+
+def outward(bench: Bench) -> Figures:
+    """Publishers -> broker -> route with a prefix -> far end."""
+    scenario = bench.scenario
+    far = bench.generator("far", collect_s=COLLECT_S)
+    subject = bench.start(far.hello["port"])
+    wait_for_bridge(far, subscribed=False)
+    publisher = bench.publisher()
+    received = 0
+
+    def load(total: int) -> Figures:
+        nonlocal received
+        wanted = received + total
+        far_cpu = far.ask(do="status")["cpu_s"]
+        cpu, start = cpu_seconds(subject.pid), time.monotonic()
+        far.send(do="wait", count=wanted, timeout=TIMEOUT_S, stall=STALL_S)
+        sent = publisher.ask(TIMEOUT_S, total=total, timeout=TIMEOUT_S, rate=scenario.rate)
+        state = far.answer(TIMEOUT_S)
+        cpu, seconds = cpu_seconds(subject.pid) - cpu, time.monotonic() - start
+        delivered = state["received"] - received
+        received = state["received"]
+        check_delivery(scenario, delivered, total)
+        generators_s = sent["cpu_s"] + state["cpu_s"] - far_cpu
+        return figures(total, cpu, seconds, generators_s, delivered / total)
+
+    # warm-up: caches, buffers, congestion windows
+    load(max(scenario.messages // 10, scenario.connections))
+    return load(scenario.messages)
+
+
+def inward(bench: Bench) -> Figures:
+    """Far broker -> bridge -> local subscriber."""
+    scenario = bench.scenario
+    far = bench.generator("far", collect_s=COLLECT_S)
+    subject = bench.start(far.hello["port"], direction="in")
+    subscriber = bench.subscriber("in/#", qos=scenario.qos)
+    wait_for_bridge(far, subscribed=True)
+
+    received = 0
+
+    def load(total: int) -> Figures:
+        nonlocal received
+        cpu, start = cpu_seconds(subject.pid), time.monotonic()
+        subscriber.send(do="wait", count=received + total, timeout=TIMEOUT_S, stall=STALL_S)
+        sent = far.ask(
+            TIMEOUT_S,
+            do="publish",
+            total=total,
+            qos=scenario.qos,
+            window=scenario.window,
+            payload=scenario.payload,
+            topics=scenario.topics,
+            properties=scenario.properties,
+            prefix="far/in",
+            timeout=TIMEOUT_S,
+        )
+        got = subscriber.answer(TIMEOUT_S)
+        cpu, seconds = cpu_seconds(subject.pid) - cpu, time.monotonic() - start
+        delivered = got["received"] - received
+        received = got["received"]
+        check_delivery(scenario, delivered, total)
+        return figures(total, cpu, seconds, sent["order_cpu_s"] + got["cpu_s"], delivered / total)
+
+    load(scenario.messages // 10)
+    return load(scenario.messages)
+
+
+def churn(bench: Bench) -> Figures:
+    """A paced load over many topics beside a client that subscribes and unsubscribes."""
+    scenario = bench.scenario
+    far = bench.generator("far", collect_s=COLLECT_S)
+    subject = bench.start(far.hello["port"])
+    wait_for_bridge(far, subscribed=False)
+    publisher = bench.publisher()
+    churner = bench.subscriber("bench/reply/none", qos=0, collect_s=0.0)
+    publisher.ask(TIMEOUT_S, total=2 * scenario.topics, timeout=TIMEOUT_S, rate=scenario.rate)
+    warm = far.ask(TIMEOUT_S, do="wait", count=2 * scenario.topics, timeout=20, stall=STALL_S)
+    seconds = scenario.messages / scenario.rate
+    cpu, start = cpu_seconds(subject.pid), time.monotonic()
+    churner.send(do="churn", rate=scenario.changes, seconds=seconds)
+    sent = publisher.ask(TIMEOUT_S, total=scenario.messages, timeout=TIMEOUT_S, rate=scenario.rate)
+    changes = churner.answer(TIMEOUT_S)
+    wanted = warm["received"] + scenario.messages
+    state = far.ask(TIMEOUT_S, do="wait", count=wanted, timeout=TIMEOUT_S, stall=STALL_S)
+    cpu, taken = cpu_seconds(subject.pid) - cpu, time.monotonic() - start
+    delivered = state["received"] - warm["received"]
+    check_delivery(scenario, delivered, scenario.messages)
+    generators_s = sent["cpu_s"] + changes["cpu_s"] + state["cpu_s"] - warm["cpu_s"]
+    found = figures(scenario.messages, cpu, taken, generators_s, delivered / scenario.messages)
+    return found | {"changes_per_s": changes["changes"] / taken}
+
+
+def fanout(bench: Bench) -> Figures:
+    """One publisher, many subscribers on this broker, no bridge; figures are per delivery."""
+    scenario = bench.scenario
+    subject = bench.start()
+    subscribers = bench.subscriber("bench/#", qos=0, connections=scenario.subscribers)
+    publisher = bench.publisher()
+    received = 0
+
+    def load(total: int) -> Figures:
+        nonlocal received
+        wanted = received + total * scenario.subscribers
+        cpu, start = cpu_seconds(subject.pid), time.monotonic()
+        subscribers.send(do="wait", count=wanted, timeout=TIMEOUT_S, stall=STALL_S)
+        sent = publisher.ask(TIMEOUT_S, total=total, timeout=TIMEOUT_S)
+        got = subscribers.answer(TIMEOUT_S)
+        cpu, seconds = cpu_seconds(subject.pid) - cpu, time.monotonic() - start
+        delivered = got["received"] - received
+        received = got["received"]
+        deliveries = total * scenario.subscribers
+        check_delivery(scenario, delivered, deliveries)
+        generators_s = sent["cpu_s"] + got["cpu_s"]
+        return figures(deliveries, cpu, seconds, generators_s, delivered / deliveries)
+
+    load(scenario.messages // 10)
+    return load(scenario.messages)
+
+
+def idle(bench: Bench) -> Figures:
+    """Memory and connect rate of idle connections."""
+    subject = bench.start()
+    time.sleep(0.5)
+    clients = bench.generator("idle", target=asdict(subject.target))
+    clients.ask(TIMEOUT_S, count=20)  # what the first connection loads is not a price of each
+    time.sleep(0.5)
+    before, cpu = rss_kib(subject.pid), cpu_seconds(subject.pid)
+    count = bench.scenario.messages
+    opened_all = clients.ask(TIMEOUT_S * 2, count=count)
+    cpu = cpu_seconds(subject.pid) - cpu
+    time.sleep(SETTLE_IDLE_S)
+    kib = rss_kib(subject.pid) - before
+    start_cpu, start = cpu_seconds(subject.pid), time.monotonic()
+    time.sleep(1)
+    idle_cpu = (cpu_seconds(subject.pid) - start_cpu) / (time.monotonic() - start)
+    return {
+        "kib_per_connection": kib / count,
+        "connects_per_s": count / opened_all["seconds"],
+        "connect_cpu_us": cpu / count * 1e6,
+        "idle_cpu_percent": idle_cpu * 100,
+    }
+
+
+def percentile(values: list[int], share: float) -> float:
+    """In microseconds, of nanoseconds."""
+    ordered = sorted(values)
+    return ordered[min(int(len(ordered) * share), len(ordered) - 1)] / 1000
+
+
+def latency(bench: Bench) -> Figures:
+    """One message at a time to the far end and back."""
+    both = bench.generator("latency", payload=bench.scenario.payload, spin=len(CORES) > 1)
+    subject = bench.start(both.hello["port"])
+    both.ask(30, do="open", target=asdict(subject.target), bridge=True)
+    time.sleep(SETTLE_S)
+    both.ask(TIMEOUT_S, do="one", count=max(bench.scenario.messages // 10, 100))
+    times = both.ask(TIMEOUT_S, do="one", count=bench.scenario.messages)
+    found = {}
+    for name, key in (("arrival", "arrivals"), ("puback", "pubacks")):
+        found[f"{name}_p50_us"] = percentile(times[key], 0.5)
+        found[f"{name}_p99_us"] = percentile(times[key], 0.99)
+    return found
+
+
+def light(bench: Bench) -> Figures:
+    """A quiet QoS 1 client on the same route as another client's flood of QoS 0."""
+    scenario = bench.scenario
+    interval_s = 0.01
+    far = bench.generator("far", collect_s=COLLECT_S)
+    subject = bench.start(far.hello["port"])
+    wait_for_bridge(far, subscribed=False)
+    flood = bench.publisher(qos=0)
+    quiet = bench.generator("latency", payload=scenario.payload, spin=False)
+    quiet.ask(30, do="open", target=asdict(subject.target), bridge=False)
+    seconds = scenario.messages * interval_s * 1.5 + 1
+    cpu, start = cpu_seconds(subject.pid), time.monotonic()
+    flood.send(total=1 << 40, timeout=TIMEOUT_S, seconds=seconds)
+    time.sleep(0.5)
+    # the flood goes on until the last light message; half its time is room for latencies
+    times = quiet.ask(TIMEOUT_S, do="light", count=scenario.messages, interval_s=interval_s)
+    light_s = time.monotonic() - start
+    sent = flood.answer(TIMEOUT_S)
+    wanted = sent["sent"] + scenario.messages
+    state = far.ask(TIMEOUT_S, do="wait", count=wanted, timeout=30, stall=2)
+    cpu = cpu_seconds(subject.pid) - cpu
+    return {
+        "puback_p50_us": percentile(times["pubacks"], 0.5),
+        "puback_p99_us": percentile(times["pubacks"], 0.99),
+        "puback_max_us": percentile(times["pubacks"], 1.0),
+        "messages_per_s": sent["sent"] / sent["seconds"],
+        "cpu_us": cpu / wanted * 1e6,
+        "delivered": state["received"] / wanted,
+        "flooded_share": min(sent["seconds"] / light_s, 1.0),
+    }
+
+
+KINDS: dict[str, Callable[[Bench], Figures]] = {
+    "out": outward,
+    "in": inward,
+    "churn": churn,
+    "fanout": fanout,
+    "idle": idle,
+    "latency": latency,
+    "light": light,
+}
+
+
+def measure(files: Files, system: type[System], scenario: Scenario) -> Figures:
+    """One run; RunError when it does not count."""
+    try:
+        with opened(files, system, scenario) as bench:
+            try:
+                return KINDS[scenario.kind](bench)
+            except (RuntimeError, OSError, RunError) as error:
+                subject = bench.subject
+                if subject is None or subject.child.poll() is None:
+                    raise
+                raise RunError(f"{subject.name} ended: {subject.failure()}; {error}") from error
+    except (RuntimeError, OSError) as error:
+        raise RunError(str(error) or type(error).__name__) from error

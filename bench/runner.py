@@ -1,0 +1,192 @@
+"""Alternating runs of all systems, and the judgement over their medians."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench import process
+from bench.measure import Figures, RunError, measure
+from bench.scenarios import BY_NAME, Bar, Scenario
+from bench.systems import SYSTEMS, Files, Isthmus, System
+
+REFERENCE = "mosquitto"
+
+
+@dataclass(slots=True)
+class Series:
+    """All runs of one system in one scenario."""
+
+    runs: list[Figures] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def values(self, figure: str) -> list[float]:
+        return [run[figure] for run in self.runs if figure in run]
+
+    def median(self, figure: str) -> float | None:
+        values = self.values(figure)
+        return statistics.median(values) if values else None
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What a bar came to."""
+
+    bar: Bar
+    measured: float | None  # the ratio, or the figure itself for an absolute bar
+    passed: bool
+    note: str = ""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """All about one scenario."""
+
+    scenario: Scenario
+    series: dict[str, Series]  # by the column's name
+    verdicts: list[Verdict] = field(default_factory=list)
+
+
+def plan(names: Iterable[str]) -> list[Scenario]:
+    """The scenarios with these names (default all) and those they are compared with."""
+    wanted = list(names) or list(BY_NAME)
+    for name in list(wanted):
+        if name not in BY_NAME:
+            raise SystemExit(f"no scenario {name!r}; there are: {', '.join(BY_NAME)}")
+        wanted += [bar.of for bar in BY_NAME[name].bars if bar.kind == "baseline"]
+    return [scenario for name, scenario in BY_NAME.items() if name in wanted]
+
+
+def judge(bar: Bar, subject: str, outcome: Outcome, outcomes: dict[str, Outcome]) -> Verdict:
+    """Whether the subject's median keeps to the bar."""
+    own = outcome.series[subject]
+    value = own.median(bar.figure)
+    if value is None:
+        return Verdict(bar, None, False, own.errors[0] if own.errors else "not measured")
+    note = f"{len(own.errors)} runs did not count: {own.errors[0]}" if own.errors else ""
+    if bar.kind in {"most", "least"}:
+        good = value <= bar.value if bar.kind == "most" else value >= bar.value
+        return Verdict(bar, value, good and not own.errors, note)
+    if bar.kind == "ratio":
+        labels = [name for name in outcome.series if name.startswith(REFERENCE) and name != subject]
+        other = outcome.series[labels[0]] if labels else None
+    else:
+        base = outcomes.get(bar.of)
+        other = base.series.get(subject) if base else None
+    against = other.median(bar.figure) if other else None
+    if not against:
+        return Verdict(bar, None, False, note or "nothing to compare with")
+    ratio = value / against
+    return Verdict(bar, ratio, ratio <= bar.value and not own.errors, note)
+
+
+def stolen_share(before: tuple[int, int], after: tuple[int, int]) -> float:
+    """Share of the machine's time that its host gave to others: how noisy a run was."""
+    return (after[0] - before[0]) / max(after[1] - before[1], 1)
+
+
+class Runner:
+    """Runs scenarios; `columns` are names of systems in order, a repeated one gets a number."""
+
+    def __init__(
+        self, systems: list[str], *, runs: int, quick: bool, say: Callable[[str], None]
+    ) -> None:
+        self.systems: dict[str, type[System]] = {}
+        for name in systems:
+            label = name if name not in self.systems else f"{name}-{len(self.systems) + 1}"
+            self.systems[label] = SYSTEMS[name]
+        self.subject = next(iter(self.systems))
+        self.runs, self.quick, self.say = runs, quick, say
+        self.outcomes: dict[str, Outcome] = {}
+        self.ceilings: dict[str, dict[str, float]] = {}  # of the generators alone
+
+    @property
+    def stolen(self) -> float:
+        """Median over all runs of the share of time that the host gave to others."""
+        shares = [
+            share
+            for outcome in self.outcomes.values()
+            for series in outcome.series.values()
+            for share in series.values("stolen_share")
+        ]
+        return statistics.median(shares) if shares else 0.0
+
+    def columns(self, scenario: Scenario) -> dict[str, type[System]]:
+        return {
+            label: system
+            for label, system in self.systems.items()
+            if system.name != "relay" or scenario.relay
+        }
+
+    def scenario(self, files: Files, scenario: Scenario) -> Outcome:
+        """All runs of one scenario: A B C, A B C, and so on."""
+        load = scenario.quick() if self.quick else scenario
+        columns = self.columns(scenario)
+        outcome = Outcome(load, {label: Series() for label in columns})
+        self.outcomes[scenario.name] = outcome
+        for number in range(self.runs):
+            for label, system in columns.items():
+                series = outcome.series[label]
+                if len(series.errors) >= 2 and not series.runs:
+                    continue  # it cannot do this; do not wait for it again and again
+                start, stolen = time.monotonic(), process.stolen()
+                try:
+                    figures = measure(files, system, load)
+                except RunError as error:
+                    series.errors.append(str(error))
+                    self.say(f"{scenario.name:12} {number + 1} {label:12} DOES NOT COUNT: {error}")
+                    continue
+                figures["stolen_share"] = stolen_share(stolen, process.stolen())
+                series.runs.append(figures)
+                text = "  ".join(f"{name} {value:.6g}" for name, value in figures.items())
+                took = time.monotonic() - start
+                self.say(f"{scenario.name:12} {number + 1} {label:12} {text}  [{took:.1f} s]")
+        outcome.verdicts = [
+            judge(bar, self.subject, outcome, self.outcomes) for bar in scenario.bars
+        ]
+        return outcome
+
+    @property
+    def passed(self) -> bool:
+        return all(
+            verdict.passed for outcome in self.outcomes.values() for verdict in outcome.verdicts
+        )
+
+    def as_data(self) -> list[dict[str, Any]]:
+        """For the JSON file."""
+        return [
+            {
+                "scenario": outcome.scenario.name,
+                "title": outcome.scenario.title,
+                "messages": outcome.scenario.messages,
+                "series": {
+                    label: {
+                        "medians": {
+                            figure: series.median(figure) for figure in (series.runs or [{}])[0]
+                        },
+                        "runs": series.runs,
+                        "errors": series.errors,
+                    }
+                    for label, series in outcome.series.items()
+                },
+                "bars": [
+                    {
+                        "figure": verdict.bar.figure,
+                        "bar": str(verdict.bar),
+                        "measured": verdict.measured,
+                        "passed": verdict.passed,
+                        "note": verdict.note,
+                    }
+                    for verdict in outcome.verdicts
+                ],
+            }
+            for outcome in self.outcomes.values()
+        ]
+
+
+def use_python(path: str) -> None:
+    """Run Isthmus with this interpreter."""
+    Isthmus.python = path

@@ -1,0 +1,159 @@
+"""What is measured, with which load, and the bars that Isthmus has to pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Kind = Literal["out", "in", "latency", "idle", "churn", "fanout", "light"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A limit on one figure of Isthmus.
+
+    `ratio`: at most `value` times Mosquitto's median; `baseline`: at most `value` times the own
+    median of the scenario named in `of`; `most` and `least`: an absolute limit.
+    """
+
+    figure: str
+    kind: Literal["ratio", "baseline", "most", "least"]
+    value: float
+    of: str = ""
+
+    def __str__(self) -> str:
+        if self.kind == "ratio":
+            return f"<= {self.value:g} x Mosquitto"
+        if self.kind == "baseline":
+            return f"<= {self.value:g} x {self.of}"
+        return f"{'<=' if self.kind == 'most' else '>='} {self.value:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    name: str
+    title: str
+    kind: Kind
+    messages: int
+    qos: int = 0
+    window: int = 100
+    payload: int = 64
+    topics: int = 100
+    version: int = 4
+    properties: int = 0
+    connections: int = 1
+    tls: bool = False
+    rate: int = 0  # messages per second; 0: as fast as possible
+    changes: float = 0  # subscription changes per second
+    subscribers: int = 0
+    bars: tuple[Bar, ...] = ()
+    relay: bool = False  # the lower limit is measured too
+
+    def quick(self) -> Scenario:
+        """The same in seconds: a tenth of the messages, figures with little weight."""
+        least = {"idle": 500, "latency": 500, "light": 100}.get(self.kind, 1000)
+        return replace(self, messages=max(self.messages // 10, least))
+
+
+def cpu_ratio(value: float) -> tuple[Bar, ...]:
+    return (Bar("cpu_us", "ratio", value),)
+
+
+_CHURN = Scenario(
+    "churn-0",
+    "10,000 live topics, QoS 0 at 100,000 messages/s, no subscription changes",
+    "churn",
+    300_000,
+    topics=10_000,
+    rate=100_000,
+)
+
+SCENARIOS: tuple[Scenario, ...] = (
+    Scenario("qos0", "QoS 0", "out", 600_000, bars=cpu_ratio(0.25), relay=True),
+    Scenario("qos1", "QoS 1, window 100", "out", 300_000, qos=1, bars=cpu_ratio(0.2), relay=True),
+    Scenario(
+        "qos1-500x1",
+        "500 publishers, one QoS 1 message in flight each",
+        "out",
+        150_000,
+        qos=1,
+        window=1,
+        connections=500,
+        bars=cpu_ratio(0.85),
+        relay=True,
+    ),
+    Scenario(
+        "latency",
+        "one QoS 1 message at a time",
+        "latency",
+        5_000,
+        qos=1,
+        bars=(Bar("arrival_p50_us", "ratio", 1.3), Bar("puback_p50_us", "ratio", 1.7)),
+    ),
+    Scenario("in-qos0", "inbound, QoS 0", "in", 600_000, bars=cpu_ratio(0.25)),
+    Scenario("in-qos1", "inbound, QoS 1, window 100", "in", 300_000, qos=1, bars=cpu_ratio(0.2)),
+    Scenario(
+        "idle-tcp",
+        "5,000 idle TCP connections",
+        "idle",
+        5_000,
+        bars=(Bar("kib_per_connection", "most", 6), Bar("connects_per_s", "least", 3000)),
+    ),
+    Scenario(
+        "idle-tls",
+        "5,000 idle TLS connections",
+        "idle",
+        5_000,
+        tls=True,
+        bars=(Bar("kib_per_connection", "most", 28),),
+    ),
+    _CHURN,
+    replace(
+        _CHURN,
+        name="churn-50",
+        title="the same with 50 subscription changes/s",
+        changes=50,
+        bars=(Bar("cpu_us", "baseline", 1.2, "churn-0"),),
+    ),
+    replace(
+        _CHURN,
+        name="churn-1500",
+        title="the same with 1,500 subscription changes/s",
+        changes=1500,
+        bars=(Bar("cpu_us", "baseline", 2.0, "churn-0"),),
+    ),
+    Scenario(
+        "light",
+        "a light QoS 1 client beside a QoS 0 flood",
+        "light",
+        500,
+        bars=(Bar("puback_p99_us", "most", 50_000),),
+    ),
+    Scenario("qos2", "QoS 2, window 100", "out", 100_000, qos=2),
+    Scenario("qos0-1k", "QoS 0, 1 KiB", "out", 200_000, payload=1024),
+    Scenario("qos1-1k", "QoS 1, window 100, 1 KiB", "out", 150_000, qos=1, payload=1024),
+    Scenario("qos1-64k", "QoS 1, window 20, 64 KiB", "out", 8_000, qos=1, window=20, payload=65536),
+    Scenario(
+        "v5-qos0", "MQTT 5, five user properties, QoS 0", "out", 300_000, version=5, properties=5
+    ),
+    Scenario(
+        "v5-qos1",
+        "MQTT 5, five user properties, QoS 1, window 100",
+        "out",
+        200_000,
+        qos=1,
+        version=5,
+        properties=5,
+    ),
+    Scenario(
+        "fanout",
+        "QoS 1 in, QoS 0 to 100 subscribers (per delivery)",
+        "fanout",
+        20_000,
+        qos=1,
+        subscribers=100,
+    ),
+    Scenario("tls-qos1", "TLS publisher, QoS 1, window 100", "out", 200_000, qos=1, tls=True),
+)
+
+BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
