@@ -193,6 +193,10 @@ def test_blanks_in_topics_and_names() -> None:
         ("pattern read %c#", "<acl>:2: '%c#' is no topic filter"),
         ("topic\tread a", "<acl>:2: blanks must be spaces, not tabs"),
         ("<allow>", "<acl>:2: '<allow>' is unknown"),
+        (
+            "ada:$7$101$c2FsdA==$aGFzaA==",
+            "<acl>:2: is no rule; use topic, user or pattern",
+        ),
     ],
 )
 def test_wrong_lines_are_refused_with_their_number(line: str, error: str) -> None:
@@ -217,3 +221,9 @@ def test_bytes_that_are_no_text() -> None:
 def test_missing_file(tmp_path) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ConfigError, match="cannot be read"):
         AccessList.load(tmp_path / "none")
+
+
+def test_a_password_file_in_its_place_is_not_repeated() -> None:
+    with pytest.raises(ConfigError) as caught:
+        acl("ada:$7$101$c2FsdA==$aGFzaA==")
+    assert "c2FsdA" not in str(caught.value)

@@ -572,6 +572,46 @@ async def test_a_reader_that_stops_loses_qos_0_and_nobody_else_waits(isthmus):
     stuck.reader._transport.resume_reading()
 
 
+async def test_a_client_that_reads_no_answers_is_not_read_until_it_does(isthmus):
+    """PUBACKs that nobody reads must not pile up: receive maximum does not count them."""
+    near = await isthmus({"broker": {"limits": {"unsent_bytes": "64KiB"}}})
+    fine = await near.client("fine")
+    stuck = await near.client("stuck", 4)
+    stuck.reader._transport.pause_reading()
+    batch = b"".join(publish_packet("t", "", 1, packet_id=n, version=4) for n in range(1, 1001))
+    link = near.app.broker.sessions["stuck"].lane.link
+    sent = 0
+    while not link.paused:
+        stuck.send(batch)
+        sent += 1000
+        await asyncio.sleep(0)
+        await fine.nothing()
+        assert sent < 10_000_000
+    assert link.unsent + 64 * len(link.out) < 1 << 20
+    stuck.reader._transport.resume_reading()
+    for _ in range(sent):
+        await stuck.expect(PUBACK)
+    await stuck.nothing()
+
+
+async def test_retained_messages_for_a_client_that_does_not_read_are_bounded(isthmus):
+    near = await isthmus({"broker": {"limits": {"unsent_bytes": "64KiB"}}})
+    fine = await near.client("fine")
+    for number in range(200):
+        fine.publish(f"r/{number}", b"x" * 10_000, retain=True)
+    await fine.nothing()
+    stuck = await near.client("stuck")
+    stuck.reader._transport.pause_reading()
+    link = near.app.broker.sessions["stuck"].lane.link
+    for number in range(1, 301):
+        body = number.to_bytes(2, "big") + properties() + text("r/#") + b"\0"
+        stuck.send(packet(0x82, body))
+    await until(lambda: near.app.broker.drops.counts.get("slow_consumer", 0) > 200)
+    await fine.nothing()
+    assert link.unsent + sum(map(len, link.out)) < 16 << 20
+    stuck.reader._transport.resume_reading()
+
+
 # -- $SYS ----------------------------------------------------------------------------------------
 
 

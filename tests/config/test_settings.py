@@ -200,6 +200,10 @@ def test_who_may_be_anonymous(text: str, allowed: bool) -> None:
          "f:4: routes.r.to: there is no connector 'far'"),
         ("connectors: {c: {url: h}}\nroutes: {r: {from: local, to: c, topics: [a, $share/g/a]}}",
          "f:2: routes.r.topics[1]: is a shared subscription, which only a connector can make"),
+        ("listeners: [{bind: 127.0.0.1:5}]\nconnectors: {c: {url: 127.0.0.1:5}}",
+         "f:2: connectors.c.url: leads to this process itself"),
+        ("listeners: [{bind: 'localhost:5'}]\nconnectors: {c: {url: localhost:5}}",
+         "f:2: connectors.c.url: leads to this process itself"),
         ("node: a/b", "f:1: node: must not be empty or hold +, #, /"),
     ],
 )  # fmt: skip

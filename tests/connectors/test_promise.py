@@ -506,3 +506,19 @@ async def test_qos_2_on_a_session_of_an_earlier_process_frees_the_identifier_fir
     there.send(ack_packet(PUBCOMP, got.packet_id))
     assert (await here.expect(PUBREC)).packet_id == 1
     await until(lambda: not near.cloud.unsettled)
+
+
+@pytest.mark.parametrize("version", [4, 5])
+async def test_qos_2_repeated_before_its_pubrec_disturbs_nobody(isthmus, far, version):
+    near, there, here = await pair(isthmus, far, version)
+    here.publish("out/a", "1", 2, packet_id=1)
+    got = await there.expect(PUBLISH)
+    here.send(publish_packet("out/a", "1", 2, packet_id=1, dup=True, version=version))
+    await here.nothing()
+    there.send(ack_packet(PUBREC, got.packet_id))
+    assert (await here.expect(PUBREC)).packet_id == 1
+    assert (await here.expect(PUBREC)).packet_id == 1
+    assert (await there.expect(PUBREL)).packet_id == got.packet_id
+    there.send(ack_packet(PUBCOMP, got.packet_id))
+    await until(lambda: not near.cloud.unsettled)
+    assert near.cloud.state == "connected"

@@ -11,7 +11,22 @@ from isthmus.mqtt.packet_type import WILL, PacketType
 from isthmus.mqtt.properties import TABLE, Properties, PropertyId, PropertyType
 from isthmus.mqtt.reasons import CODES
 
-texts = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=12)
+
+def unfit(text: str) -> bool:
+    """Whether a text holds what MQTT 5, 1.5.4, advises against: such strings are refused here."""
+    return any(
+        ord(char) < 0x20
+        or 0x7F <= ord(char) <= 0x9F
+        or 0xFDD0 <= ord(char) <= 0xFDEF
+        or ord(char) & 0xFFFE == 0xFFFE
+        for char in text
+    )
+
+
+texts = st.text(
+    st.characters(codec="utf-8", exclude_categories=("Cc",)).filter(lambda char: not unfit(char)),
+    max_size=12,
+)
 packet_ids = st.integers(1, 0xFFFF)
 qos = st.integers(0, 2)
 

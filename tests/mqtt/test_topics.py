@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mqtt_strategies import filters, names
+from mqtt_strategies import filters, names, unfit
 
 from isthmus.errors import MQTTError
 from isthmus.mqtt import topics
@@ -186,7 +186,7 @@ def test_any_bytes_are_a_name_or_an_error(raw: bytes) -> None:
         reason = error.reason
     legal = b"\0" not in raw and raw and not set(raw) & set(b"+#")
     try:
-        raw.decode()
+        legal = legal and not unfit(raw.decode())
     except UnicodeDecodeError:
         legal = False
     assert reason in ((0,) if legal else (0x81, 0x90))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mqtt_strategies import unfit
 
 from isthmus.errors import LocalProtocolError, MalformedPacket
 from isthmus.mqtt import wire
@@ -58,6 +59,10 @@ def test_strings(text: str) -> None:
     except LocalProtocolError:
         assert "\0" in text or any(0xD800 <= ord(char) <= 0xDFFF for char in text)
         return
+    if unfit(text):
+        with pytest.raises(MalformedPacket):
+            wire.read_string(data, 0, len(data))
+        return
     assert wire.read_string(data, 0, len(data)) == (text, len(data))
     assert wire.read_utf8(data, 0, len(data)) == (text.encode(), len(data))
 
@@ -76,6 +81,22 @@ def test_mqtt_1_5_4_1_both_readers_agree(raw: bytes) -> None:
     assert (one is None) == (two is None)
     if one is not None and two is not None:
         assert one[0].encode() == two[0] == raw  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\x01", "a\x1f", "\x7f", "\x80", "\x9f", "\ufdd0", "\ufdef", "\ufffe", "\uffff", "\U0001ffff"],
+)
+def test_mqtt_1_5_4_control_characters_and_non_characters_are_refused(text: str) -> None:
+    """A far side may close on them: one such message would block a bridge for ever."""
+    assert unfit(text)
+    with pytest.raises(MalformedPacket):
+        wire.check_utf8(text.encode())
+
+
+@pytest.mark.parametrize("text", [" ~", "\xa0", "\ufdcf\ufdf0", "\ufffd", "\U0001fffd", "\ufeff"])
+def test_mqtt_1_5_4_their_neighbours_are_not(text: str) -> None:
+    wire.check_utf8(text.encode())
 
 
 @pytest.mark.parametrize(

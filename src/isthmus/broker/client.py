@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("isthmus.broker")
 
 
+DEAF_CHECK_S = 0.2
+"""How often a client that does not read is looked at again."""
+
+
 class Client(Source):
     """One client from accept to close.
 
@@ -52,7 +56,7 @@ class Client(Source):
     with the retain flag as published.
     """
 
-    __slots__ = ("_broker", "_task", "_timer", "bridge", "session", "will", "will_delay_s")
+    __slots__ = ("_broker", "_deaf", "_task", "_timer", "bridge", "session", "will", "will_delay_s")
 
     def __init__(self, broker: Broker, link: Link) -> None:
         settings = broker.settings
@@ -64,6 +68,7 @@ class Client(Source):
             out=link.out,
         )
         super().__init__(link, connection, settings.receive_maximum)
+        self._deaf = False
         self.max_unsent = settings.limits.unsent_bytes
         self._broker = broker
         self.session: Session | None = None
@@ -116,6 +121,26 @@ class Client(Source):
         """Only a client that neither subscribes nor has anything in flight may be paused."""
         session = self.session
         return session is not None and not session.subscriptions and not session.lane.inflight
+
+    def deaf(self) -> None:
+        """Read nothing more from this client until it has read what waits for it.
+
+        Its keep alive goes on: a client that never reads again ends by that.
+        """
+        if not self._deaf:
+            self._deaf = True
+            self.link.pause()
+            self._listen_again()
+
+    def _listen_again(self) -> None:
+        if self.closed:
+            return
+        reactor = self.link.reactor
+        if self.link.blocked:
+            reactor.wheel.at(clock.monotonic() + DEAF_CHECK_S, self._listen_again)
+        else:
+            self._deaf = False
+            self.link.resume()
 
     def close_reason(self, reason: str) -> None:
         """Close at once; what waits for this client is given up."""

@@ -120,6 +120,10 @@ class FarClient(Source):
         """A connector is always read: its acknowledgements come on the same connection."""
         return False
 
+    def deaf(self) -> None:
+        """The far side goes on sending and does not read its acknowledgements: start anew."""
+        self.close_reason("the far side does not read what it is sent")
+
     def close_reason(self, reason: str) -> None:
         """Close at once."""
         self._end(reason)

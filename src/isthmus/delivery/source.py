@@ -173,10 +173,10 @@ class Source:
             self._check_answers()
 
     def _check_answers(self) -> None:
-        """Close a peer that goes on sending and does not read what it is answered."""
+        """Do not let answers pile up for a peer that goes on sending and does not read them."""
         link = self.link
         if link.unsent + ANSWER_BYTES * len(link.out) > self.max_unsent:
-            self.close_reason("it does not read what it is sent")
+            self.deaf()
 
     def _finish(self, receipt: Receipt) -> None:
         """Give back the hold that kept `receipt` open during the fan-out."""
@@ -445,6 +445,10 @@ class Source:
     @abstractmethod
     def may_pause(self) -> bool:
         """Whether reading may stop for a while without stopping what others wait for."""
+
+    @abstractmethod
+    def deaf(self) -> None:
+        """The peer does not read, and more than `max_unsent` waits for it."""
 
     @abstractmethod
     def close_reason(self, reason: str) -> None:
