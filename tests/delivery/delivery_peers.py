@@ -14,13 +14,13 @@ from isthmus.delivery.endpoint import Origin
 from isthmus.delivery.lane import Lane
 from isthmus.delivery.outlet import KEEP, LaneOutlet
 from isthmus.delivery.plan import Plan
-from isthmus.delivery.receipt import Receipt
+from isthmus.delivery.receipt import Receipt, Settler, open_receipt
 from isthmus.delivery.source import Source
 from isthmus.metrics.drops import Drops
 from isthmus.mqtt.connection import Connection
 from isthmus.mqtt.packet_type import Role
 from isthmus.mqtt.packets import Connack, Connect
-from isthmus.net.link import Link
+from isthmus.net.link import Link, Turn
 from isthmus.net.timers import Wheel
 from raw import PUBACK, PUBLISH, PUBREL, Packet, read_properties, read_varint
 
@@ -48,13 +48,12 @@ class Time:
 TIME = Time()
 
 
-class Reactor:
+class Reactor(Turn):
     """As much of a reactor as links and lanes ask for. It never flushes."""
 
     def __init__(self) -> None:
-        self.now = TIME.now
+        super().__init__(TIME.now)
         self.in_turn = True
-        self.touched: list[Link] = []
         self.wheel = Wheel(TIME.now, lambda deadline: None)
 
     def ending(self, link: Link) -> None: ...
@@ -144,10 +143,11 @@ def wire_id(packet_id: int) -> bytes:
 # -- receipts ------------------------------------------------------------------------------------
 
 
-class Owed:
+class Owed(Settler):
     """Takes receipts back; notes the order."""
 
     def __init__(self, *, v5: bool = True) -> None:
+        super().__init__()
         self.v5 = v5
         self.done: list[Receipt] = []
         self.pressed = 0
@@ -159,7 +159,7 @@ class Owed:
         self.pressed += 1
 
     def receipt(self, prefix: bytes = b"\x40\x02") -> Receipt:
-        return Receipt(self, prefix)
+        return open_receipt(self, prefix)
 
 
 # -- lanes ---------------------------------------------------------------------------------------

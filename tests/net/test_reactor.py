@@ -149,44 +149,6 @@ def test_flooding_links_delay_others_by_about_the_budget_of_a_turn(run):
     run(scenario)
 
 
-def test_call_after_turn_runs_once_before_the_flush(run):
-    async def scenario(reactor):
-        link, peer = linked(reactor)
-        order = []
-
-        def after():
-            order.append(link.bytes_out)
-            link.write(b" and after")
-
-        def on_data(data):
-            link.write(b"during")
-            reactor.call_after_turn(after)
-
-        Owner(link, on_data)
-        await peer.send(b"x")
-        assert await peer.receive(16) == b"during and after"
-        assert order == [0]
-        assert reactor.statistics().flushes == 1
-        reactor.call_after_turn(lambda: link.write(b"outside"))  # no turn is running
-        assert await peer.receive(7) == b"outside"
-        peer.close()
-
-    run(scenario)
-
-
-def test_an_exception_after_a_turn_is_logged_and_the_flush_goes_on(run, caplog):
-    async def scenario(reactor):
-        link, peer = linked(reactor)
-        Owner(link)
-        reactor.call_after_turn(lambda: 1 // 0)
-        link.write(b"still sent")
-        assert await peer.receive(10) == b"still sent"
-        peer.close()
-
-    run(scenario)
-    assert "ZeroDivisionError" in caplog.text
-
-
 def test_timers_of_the_wheel_run_in_a_turn(run):
     async def scenario(reactor):
         link, peer = linked(reactor)

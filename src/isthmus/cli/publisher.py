@@ -9,7 +9,7 @@ from isthmus import clock
 from isthmus.cli.far_side import FAILED, CommandError, complain, complaint, far_side
 from isthmus.connectors.probe import Opening
 from isthmus.delivery.message import Message
-from isthmus.delivery.receipt import Receipt
+from isthmus.delivery.receipt import Receipt, Settler, open_receipt
 from isthmus.errors import ConnectError
 from isthmus.mqtt.reasons import describe
 
@@ -64,14 +64,13 @@ async def publish(
         return publisher.report()
 
 
-class Publisher(Opening):
+class Publisher(Opening, Settler):
     """Sends messages and follows them until they are safe. It watches its connector."""
 
-    v5 = True
-    closed = False
-
     def __init__(self, connector: Connector, timeout_s: float) -> None:
-        super().__init__(connector)
+        Opening.__init__(self, connector)
+        Settler.__init__(self)
+        self.v5 = True
         self._connector = connector
         self._timeout_s = timeout_s
         self._published = 0
@@ -96,7 +95,7 @@ class Publisher(Opening):
             await self._until(lambda: not self._crowded())
         self._published += 1
         if message.qos:
-            receipt = Receipt(self, ACKNOWLEDGEMENT)
+            receipt = open_receipt(self, ACKNOWLEDGEMENT)
             receipt.ids.append(ACKNOWLEDGEMENT)
             self._connector.publish(message, receipt)
             receipt.release()

@@ -8,9 +8,8 @@ from isthmus.net.link cimport Link
 cdef class Lane:
     cdef public bint _attached
     cdef public Py_ssize_t _blocked_bytes
-    cdef public Py_ssize_t _forget_at
     cdef public bint _id_was_taken
-    cdef public set _inherited
+    cdef public set inherited
     cdef public double _left_at
     cdef public int _max_qos
     cdef public object _queue
@@ -18,7 +17,6 @@ cdef class Lane:
     cdef public bint _retain
     cdef public double _retry_s
     cdef public object _retry_timer
-    cdef public Py_ssize_t _returned
     cdef public bint blocks
     cdef public object drops
     cdef public dict entries
@@ -30,7 +28,6 @@ cdef class Lane:
     cdef public Py_ssize_t max_queued
     cdef public Py_ssize_t max_queued_bytes
     cdef public Py_ssize_t max_unsent_bytes
-    cdef public Py_ssize_t queued_bytes
     cdef public Py_ssize_t refused
     cdef public Py_ssize_t room
     cdef public Py_ssize_t sent

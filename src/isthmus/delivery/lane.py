@@ -16,10 +16,11 @@ once, and whoever takes it out releases its hold; nothing is sent again on a liv
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from isthmus import clock
 from isthmus.delivery.publication import again, pack, unpack
+from isthmus.delivery.queue import Queue, Queued
 from isthmus.errors import ProtocolViolation
 from isthmus.mqtt.inflight import Window
 from isthmus.mqtt.properties import message_expiry, with_message_expiry
@@ -30,19 +31,12 @@ if TYPE_CHECKING:
     from isthmus.net.link import Link
     from isthmus.net.timers import Timer
 
-ENTRY_OVERHEAD_BYTES = 200
-"""What a queued message costs besides its bytes; part of every queue's size."""
-
 UNLIMITED_PACKET = 268_435_460
 """The largest packet MQTT can express: the limit where the peer named none."""
 
 RETRY_CODES = frozenset({0x80, 0x83, 0x97})
 """Refusals that may pass: the message is published again later, as a new publication."""
 
-FORGET_AT = 64
-"""Messages in a full queue at which it is first looked through for those that nobody needs."""
-
-PUBACK = 0x40
 PUBREL = b"\x62\x02"
 
 RETRY_MIN_S = 1.0
@@ -62,26 +56,6 @@ Entry = tuple[bytes, "Receipt | None", int]
 """A message in flight: the encoded PUBLISH, the receipt that waits for it, its index there."""
 
 
-class Queued(NamedTuple):
-    """A message that waits for room in the window.
-
-    `first` is the first byte of its PUBLISH, `expires` the monotonic end of its life or None, and
-    `place` its index in the receipt.
-    """
-
-    topic: bytes
-    first: int
-    properties: bytes
-    payload: bytes
-    receipt: Receipt | None
-    place: int
-    expires: float | None
-
-    @property
-    def size(self) -> int:
-        return len(self.topic) + len(self.properties) + len(self.payload) + ENTRY_OVERHEAD_BYTES
-
-
 class Lane:
     """The way to one target.
 
@@ -89,14 +63,14 @@ class Lane:
     may be there at once (0 without a connection), `waiting` whether something is queued, which
     everything later must queue behind, `v5` whether MQTT 5 is spoken, `sent` messages of any QoS
     handed to the link, `full` that the queue is over its size and publishers should pause.
+    `inherited` are the QoS 2 identifiers freed by `_disown`, None where the peer's session began
+    with us.
     """
 
     __slots__ = (
         "_attached",
         "_blocked_bytes",
-        "_forget_at",
         "_id_was_taken",
-        "_inherited",
         "_left_at",
         "_max_qos",
         "_queue",
@@ -104,11 +78,11 @@ class Lane:
         "_retain",
         "_retry_s",
         "_retry_timer",
-        "_returned",
         "blocks",
         "drops",
         "entries",
         "full",
+        "inherited",
         "link",
         "max_body",
         "max_inflight",
@@ -116,7 +90,6 @@ class Lane:
         "max_queued",
         "max_queued_bytes",
         "max_unsent_bytes",
-        "queued_bytes",
         "refused",
         "room",
         "sent",
@@ -151,20 +124,15 @@ class Lane:
         self.refused = 0
         self.full = False
         self.waiting = False
-        self.queued_bytes = 0
-        self._queue: deque[Queued] | None = None
+        self._queue: Queue | None = None
         self._max_qos = 2
         self._retain = True
         self._attached = False
-        # QoS 2 identifiers freed by `_disown`; None where the peer's session began with us.
-        self._inherited: set[bytes] | None = None
+        self.inherited: set[bytes] | None = None
         self._resend: deque[bytes] | None = None
         self._blocked_bytes = 0
         self._retry_s = RETRY_MIN_S
         self._retry_timer: Timer | None = None
-        # How many at the head of the queue were sent before, in their order.
-        self._returned = 0
-        self._forget_at = FORGET_AT
         self._id_was_taken = False
         self._left_at = 0.0
 
@@ -174,6 +142,11 @@ class Lane:
     def queued(self) -> int:
         """Messages that wait for room in the window or for a connection."""
         return len(self._queue) if self._queue is not None else 0
+
+    @property
+    def queued_bytes(self) -> int:
+        """The size of what is queued, with what its keeping costs."""
+        return self._queue.size if self._queue is not None else 0
 
     @property
     def inflight(self) -> int:
@@ -207,11 +180,11 @@ class Lane:
         self._retry_s = RETRY_MIN_S
         if session_present:
             self._prepare_resend(was_v5)
-            if self._inherited is None and not self._attached:
-                self._inherited = set()
+            if self.inherited is None and not self._attached:
+                self.inherited = set()
         else:
             self._requeue(was_v5)
-            self._inherited = None
+            self.inherited = None
         self._attached = True
         self._set_room()
         self.pump()
@@ -233,9 +206,7 @@ class Lane:
         self.detach()
         self.window.clear()
         self._queue = None
-        self._returned = 0
         self.waiting = False
-        self.queued_bytes = 0
         self.full = False
 
     def statistics(self) -> dict[str, int]:
@@ -281,17 +252,14 @@ class Lane:
             return
         if receipt is not None:
             receipt.holds += 1
-        if self._queue is None:
-            self._queue = deque()
-            self.waiting = True
-        self._queue.append(item)
-        self.queued_bytes += item.size
-        if self.queued_bytes > self.max_queued_bytes:
+        queue = self._open_queue()
+        queue.append(item)
+        if queue.size > self.max_queued_bytes:
             self.full = True
             if receipt is not None:
                 receipt.source.press()
-            if self.blocks and self.queued >= self._forget_at:
-                self._forget_orphans()
+            if self.blocks:
+                queue.forget_orphans(self.drops)
         if len(self.entries) < self.room and self._retry_timer is None:
             self.pump()
 
@@ -306,29 +274,11 @@ class Lane:
         if not receipt.source.v5:
             receipt.source.close_reason("the queue of a route is full")
 
-    def _forget_orphans(self) -> None:
-        """Drop messages that wait while the connection that they came on has ended.
-
-        Nobody was told that they are safe, so their publishers send them again. Without this, one
-        that reconnects while the far side is down would add its messages each time. A QoS 2
-        message is not sent anew, but bound to the one that waits here, while its session lives.
-        """
-        assert self._queue is not None
-        kept: deque[Queued] = deque()
-        for place, item in enumerate(self._queue):
-            receipt = item.receipt
-            orphan = (
-                receipt is not None
-                and receipt.source.closed
-                and (receipt.prefix[0] == PUBACK or not receipt.source.remembers(receipt.ids[0]))
-            )
-            if orphan and place >= self._returned:
-                self.queued_bytes -= item.size
-                self.drops.add("orphaned", item.topic[2:].decode())
-            else:
-                kept.append(item)
-        self._queue = kept
-        self._forget_at = max(2 * len(kept), FORGET_AT)
+    def _open_queue(self) -> Queue:
+        if self._queue is None:
+            self._queue = Queue()
+            self.waiting = True
+        return self._queue
 
     def pump(self) -> None:
         """Send from the queue while the window has room; first what is to be sent again."""
@@ -340,12 +290,8 @@ class Lane:
             return
         entries = self.entries
         while queue and len(entries) < self.room:
-            item = queue.popleft()
-            if self._returned:
-                self._returned -= 1
-            self.queued_bytes -= item.size
-            self._send(item)
-        if self.full and self.queued_bytes < self.max_queued_bytes // 2:
+            self._send(queue.popleft())
+        if self.full and queue.size < self.max_queued_bytes // 2:
             self.full = False
         if not queue:
             self._queue = None
@@ -367,7 +313,7 @@ class Lane:
         qos = min(first >> 1 & 3, self._max_qos)
         first = 0x30 | qos << 1 | (first & 1 and self._retain)
         packet_id = self.window.next_id() if qos else b""
-        if qos == 2 and self._inherited is not None:
+        if qos == 2 and self.inherited is not None:
             self._disown(link, packet_id)
         packet = pack(first, topic, packet_id, properties, payload, v5=self.v5)
         if len(packet) > self.max_packet:
@@ -433,9 +379,9 @@ class Lane:
         The peer would take a new QoS 2 message under it for a repetition, and drop it. PUBREL makes
         it forget; its answer, PUBCOMP, matches nothing here and is ignored.
         """
-        assert self._inherited is not None
-        if packet_id not in self._inherited:
-            self._inherited.add(packet_id)
+        assert self.inherited is not None
+        if packet_id not in self.inherited:
+            self.inherited.add(packet_id)
             link.write(PUBREL + packet_id)
 
     def too_large(
@@ -587,21 +533,8 @@ class Lane:
         expires = None
         if lifetime is not None:
             expires = clock.monotonic() + lifetime - aged_s
-        item = Queued(
-            topic,
-            first,
-            properties,
-            payload,
-            receipt,
-            index,
-            expires,
-        )
-        if self._queue is None:
-            self._queue = deque()
-            self.waiting = True
-        self._queue.insert(self._returned, item)
-        self._returned += 1
-        self.queued_bytes += item.size
+        item = Queued(topic, first, properties, payload, receipt, index, expires)
+        self._open_queue().put_back(item)
 
     def _requeue(self, v5: bool) -> None:
         """The peer has forgotten the session: what was in flight becomes new publications."""

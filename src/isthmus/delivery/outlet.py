@@ -118,7 +118,10 @@ class LaneOutlet(Outlet):
             if self.memory and not (lane.full and lane.blocks):
                 receipt = None
             entries = lane.entries
-            if len(entries) >= lane.room or lane.waiting or link is None or first >= 0x34:
+            if first >= 0x34 and lane.inherited is not None:
+                lane.enqueue(topic, first, properties, payload, receipt)
+                return
+            if len(entries) >= lane.room or lane.waiting or link is None:
                 lane.enqueue(topic, first, properties, payload, receipt)
                 return
             free = lane.window.free

@@ -1,9 +1,16 @@
 cimport cython
 
 
+cdef class Settler:
+    cdef public bint closed
+    cdef public bint v5
+
+    cpdef settled(self, Receipt receipt)
+
+
 @cython.freelist(256)
 cdef class Receipt:
-    cdef public object source
+    cdef public Settler source
     cdef public bytes prefix
     cdef public list ids
     cdef public Py_ssize_t holds
@@ -11,3 +18,7 @@ cdef class Receipt:
 
     cpdef release(self, Py_ssize_t count=*)
     cpdef refuse(self, Py_ssize_t index, int code)
+
+
+@cython.locals(receipt=Receipt)
+cpdef Receipt open_receipt(Settler source, bytes prefix)

@@ -3,18 +3,17 @@ import cython
 from isthmus.delivery.lane cimport Lane
 from isthmus.delivery.outlet cimport Outlet
 from isthmus.delivery.plan cimport Plan
-from isthmus.delivery.receipt cimport Receipt
+from isthmus.delivery.receipt cimport Receipt, Settler, open_receipt
 from isthmus.mqtt.connection cimport Connection
 from isthmus.net.link cimport Link
 
 
-cdef class Source:
+cdef class Source(Settler):
     cdef public list _held
     cdef public dict _old_plans
     cdef public object _pause_timer
     cdef public list _pending
     cdef public dict _plans
-    cdef public bint closed
     cdef public Connection connection
     cdef public Lane lane
     cdef public Link link
@@ -25,7 +24,6 @@ cdef class Source:
     cdef public Py_ssize_t received
     cdef public dict received_qos2
     cdef public Py_ssize_t unacked
-    cdef public bint v5
 
     cpdef receive(self, bytes data)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from isthmus.delivery.endpoint import Origin
 from isthmus.delivery.plan import Plan
-from isthmus.delivery.receipt import Receipt
+from isthmus.delivery.receipt import Receipt, Settler, open_receipt
 from isthmus.errors import MQTTError
 from isthmus.mqtt.codec import encode
 from isthmus.mqtt.packets import Puback, Pubcomp, Pubrec, Pubrel
@@ -70,7 +70,7 @@ class Received:
         self.waiting: tuple[Receipt, ...] = ()
 
 
-class Source:
+class Source(Settler):
     """One network connection, decoded and fanned out.
 
     Subclasses say where a topic goes (`find_plan`) and answer everything that is not a message
@@ -84,7 +84,6 @@ class Source:
         "_pause_timer",
         "_pending",
         "_plans",
-        "closed",
         "connection",
         "lane",
         "link",
@@ -95,18 +94,16 @@ class Source:
         "received",
         "received_qos2",
         "unacked",
-        "v5",
     )
 
     def __init__(self, link: Link, connection: Connection, max_unacked: int) -> None:
+        super().__init__()
         self.link = link
         self.connection = connection
         self.max_unacked = max_unacked
         self.max_unsent = 16 << 20
         self.unacked = 0
         self.received = 0
-        self.v5 = False
-        self.closed = False
         self.paused = False
         self.lane: Lane | None = None
         self.origin = Origin(self)
@@ -145,7 +142,7 @@ class Source:
                         outlet.send(0, properties, payload, None)
                 elif flags == 2:
                     if receipt is None:
-                        receipt = Receipt(self, PUBACK)
+                        receipt = open_receipt(self, PUBACK)
                         self._pending.append(receipt)
                     receipt.ids.append(packet_id)
                     for outlet in plan.outlets:
@@ -235,7 +232,7 @@ class Source:
             return None
         if flags & 2:
             if receipt is None:
-                receipt = Receipt(self, PUBACK)
+                receipt = open_receipt(self, PUBACK)
                 self._pending.append(receipt)
             receipt.ids.append(packet_id)
             for outlet in outlets:
@@ -248,7 +245,7 @@ class Source:
     def _publish_qos2(
         self, flags: int, packet_id: bytes, properties: bytes, payload: bytes, outlets: list[Any]
     ) -> None:
-        receipt = Receipt(self, PUBREC)
+        receipt = open_receipt(self, PUBREC)
         receipt.ids.append(packet_id)
         self._pending.append(receipt)
         if self.received_qos2 is None:

@@ -73,6 +73,7 @@ _PUBACK: Final = 2
 _OTHER: Final = 3
 _ILLEGAL: Final = 4
 
+_NO_BLOCKS: Final[dict[bytes, PublishBlock]] = {}
 _RUN: Final = 64  # PUBACKs looked at in one step of a run
 _RUNS: Final = [Struct("2x2s" * count) for count in range(_RUN + 1)]
 
@@ -207,10 +208,10 @@ class Decoder:
         # One loop without calls for what is frequent; local names, since each costs a look-up less.
         raw = data  # a C pointer where this file is compiled
         names = VALID_NAMES
-        blocks = BLOCKS.young
         kinds = self._kinds
         small = self._small
         v5 = self.version == 5
+        blocks = BLOCKS.young if v5 else _NO_BLOCKS
         size = len(data)
         at = 0
         last = size - 1

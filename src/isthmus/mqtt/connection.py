@@ -61,6 +61,7 @@ class State(Enum):
 
 
 _CONNECTED: Final = State.CONNECTED  # an attribute of an enumeration costs a search
+_CLIENT: Final = Role.CLIENT
 
 Transitions: TypeAlias = dict[tuple[State, PacketType], State]
 
@@ -206,10 +207,10 @@ class Connection:
         a server a CONNACK by `send` for a CONNECT; for an MQTTError, which is always the last
         event, `answer`, then to send `out` and close.
         """
-        if self.state is State.CLOSED:
+        if self.state is not _CONNECTED and self.state is State.CLOSED:
             return []
         events = self._decoder.feed(data)
-        if events or self.role is Role.CLIENT:
+        if events or self.role is _CLIENT:
             self.received_at = now
         if self.state is not _CONNECTED or self._decoder.ended:
             return self._advance(events)

@@ -1,6 +1,14 @@
 import cython
 
 
+cdef class Turn:
+    cdef public bint in_turn
+    cdef public double now
+    cdef public list touched
+
+    cpdef wake(self)
+
+
 cdef class Link:
     cdef object __weakref__
     cdef public object _timer
@@ -18,7 +26,7 @@ cdef class Link:
     cdef public list out
     cdef public bint paused
     cdef public object peername
-    cdef public object reactor
+    cdef public Turn reactor
     cdef public object reason
     cdef public object sock
     cdef public Py_ssize_t unsent

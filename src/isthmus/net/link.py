@@ -60,6 +60,26 @@ def discard(data: bytes) -> None:
     """Stand in for `on_data` once the link is closing: read and forget until the peer is done."""
 
 
+class Turn:
+    """What a link needs of the reactor, which is one.
+
+    Attributes:
+        now: Monotonic seconds, taken at the start of the turn (or at the touch outside one).
+        in_turn: A turn is running: what is touched will be flushed without a `wake`.
+        touched: Links to flush at the end of the turn.
+    """
+
+    __slots__ = ("in_turn", "now", "touched")
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+        self.in_turn = False
+        self.touched: list[Link] = []
+
+    def wake(self) -> None:
+        """Schedule the end of a turn: called when something was touched outside one."""
+
+
 class Link:
     """A TCP connection served by a reactor. Not to be used from other threads.
 

@@ -1,22 +1,18 @@
 import cython
 
-from isthmus.net.link cimport Link
+from isthmus.net.link cimport Link, Turn
 
 
-cdef class Reactor:
+cdef class Reactor(Turn):
     cdef object __weakref__
     cdef public object loop
     cdef public object poller
-    cdef public double now
-    cdef public bint in_turn
-    cdef public list touched
     cdef public object wheel
     cdef public bytearray _buffer
     cdef public dict _links
     cdef public dict _sources
     cdef public dict _unreached
     cdef public object _steps
-    cdef public list _after
     cdef public list _ending
     cdef public list _dead
     cdef public object _soon
@@ -32,7 +28,7 @@ cdef class Reactor:
     cpdef wake(self)
 
     @cython.locals(
-        fd=int, event=int, credit=Py_ssize_t, link=Link, size=Py_ssize_t,
+        fd=object, event=int, links=dict, credit=Py_ssize_t, link=Link, size=Py_ssize_t,
         buffer=bytearray, raw="const unsigned char*",
     )
     cpdef _read(self, events, double started)

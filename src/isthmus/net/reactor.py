@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from isthmus.clock import monotonic
-from isthmus.net.link import READ_LIMIT, Link, describe
+from isthmus.net.link import READ_LIMIT, Link, Turn, describe
 from isthmus.net.poller import READ, Poller, default_poller
 from isthmus.net.timers import Timer, Wheel
 
@@ -58,13 +58,10 @@ class ReactorStatistics:
     failures: int
 
 
-class Reactor:
+class Reactor(Turn):
     """Serves links, listeners and timers from inside a running asyncio loop.
 
     Attributes:
-        now: Monotonic seconds, taken at the start of the turn (or at the touch outside one).
-        in_turn: A turn is running: what is touched will be flushed without a `wake`.
-        touched: Links to flush at the end of the turn.
         wheel: All deadlines.
     """
 
@@ -74,18 +71,15 @@ class Reactor:
         poller: Callable[[asyncio.AbstractEventLoop], Poller] | None = None,
     ) -> None:
         """Attach to `loop` (default: the running one); `poller` is a class of poller.py."""
+        super().__init__(monotonic())
         self.loop = loop or asyncio.get_running_loop()
         self.poller = (poller or default_poller)(self.loop)
-        self.now = monotonic()
-        self.in_turn = False
-        self.touched: list[Link] = []
         self.wheel = Wheel(self.now, self._wake_for_timers)
         self._buffer = bytearray(READ_LIMIT)
         self._links: dict[int, Link] = {}
         self._sources: dict[int, Callable[[], None]] = {}
         self._unreached: dict[int, int] = {}
         self._steps: deque[Link] = deque()
-        self._after: list[Callable[[], None]] = []
         self._ending: list[Link] = []
         self._dead: list[socket.socket] = []
         self._soon: asyncio.Handle | None = None
@@ -94,15 +88,6 @@ class Reactor:
         self._closed = False
         self._turns = self._events = self._flushes = self._cut = self._failures = 0
         self.poller.attach(self._turn)
-
-    def call_after_turn(self, function: Callable[[], None]) -> None:
-        """Call `function()` once when the turn has read its links, before it flushes them.
-
-        Outside a turn, schedules one.
-        """
-        self._after.append(function)
-        if not self.in_turn:
-            self.wake()
 
     def statistics(self) -> ReactorStatistics:
         """Return the counters."""
@@ -138,7 +123,7 @@ class Reactor:
     # --- for links, listeners and TLS ------------------------------------------------------------
 
     def wake(self) -> None:
-        """Schedule the end of a turn: called when something was touched outside one."""
+        """See `Turn.wake`."""
         if self._soon is None and not self._closed:
             self.now = monotonic()
             self._soon = self.loop.call_soon(self._run_soon)
@@ -208,7 +193,7 @@ class Reactor:
 
     def _read(self, events: Iterable[tuple[int, int]], started: float) -> None:
         """Read every ready link once and hand the bytes up, until the budget is spent."""
-        find = self._links.get
+        links = self._links
         credit = CHECK_EVERY
         # One buffer for all reads: what is copied out of it has the size of what came, where a
         # buffer per read would be allocated large and then cut.
@@ -216,7 +201,7 @@ class Reactor:
         raw = buffer  # a C pointer where this file is compiled
         rest = iter(events)
         for fd, event in rest:
-            link = find(fd)
+            link = links.get(fd)
             if link is None:
                 self._call_source(fd)
                 credit -= CHECK_EVERY
@@ -281,13 +266,11 @@ class Reactor:
         self.in_turn = True
         try:
             for _ in range(MAX_ROUNDS):
-                if self._after:
-                    self._call_after()
                 if self.touched:
                     self._flush()
                 if self._ending:
                     self._end_links()
-                if not (self.touched or self._ending or self._after):
+                if not (self.touched or self._ending):
                     break
         finally:
             self.in_turn = False
@@ -295,7 +278,7 @@ class Reactor:
                 for sock in self._dead:
                     sock.close()
                 self._dead.clear()
-            if self.touched or self._ending or self._after or self._steps:
+            if self.touched or self._ending or self._steps:
                 self.wake()
 
     def _flush(self) -> None:
@@ -326,15 +309,6 @@ class Reactor:
                 except Exception:
                     self._failures += 1
                     log.exception("%s: on_close failed", link.peername)
-
-    def _call_after(self) -> None:
-        after, self._after = self._after, []
-        for function in after:
-            try:
-                function()
-            except Exception:
-                self._failures += 1
-                log.exception("work after a turn failed")
 
     def _run_soon(self) -> None:
         self._soon = None

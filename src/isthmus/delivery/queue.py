@@ -1,0 +1,105 @@
+"""What waits for room in a lane's window, in order.
+
+Two parts in one row: at the head the messages that were sent before and came back, which keep their
+order and go first, and behind them those that were never sent.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from isthmus.delivery.receipt import Receipt
+    from isthmus.metrics.drops import Drops
+
+ENTRY_OVERHEAD_BYTES = 200
+"""What a queued message costs besides its bytes; part of every queue's size."""
+
+FORGET_AT = 64
+"""Messages in a full queue at which it is first looked through for those that nobody needs."""
+
+PUBACK = 0x40
+
+
+class Queued(NamedTuple):
+    """A message that waits for room in the window.
+
+    `first` is the first byte of its PUBLISH, `expires` the monotonic end of its life or None, and
+    `place` its index in the receipt.
+    """
+
+    topic: bytes
+    first: int
+    properties: bytes
+    payload: bytes
+    receipt: Receipt | None
+    place: int
+    expires: float | None
+
+    @property
+    def size(self) -> int:
+        return len(self.topic) + len(self.properties) + len(self.payload) + ENTRY_OVERHEAD_BYTES
+
+
+class Queue:
+    """Messages in the order in which they will be sent; `size` counts their bytes."""
+
+    __slots__ = ("_forget_at", "_items", "_returned", "size")
+
+    def __init__(self) -> None:
+        self._items: deque[Queued] = deque()
+        self._returned = 0
+        self._forget_at = FORGET_AT
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def append(self, item: Queued) -> None:
+        """Queue a new message."""
+        self._items.append(item)
+        self.size += item.size
+
+    def put_back(self, item: Queued) -> None:
+        """Queue a message that was sent before: behind others of its kind, before all new ones."""
+        self._items.insert(self._returned, item)
+        self._returned += 1
+        self.size += item.size
+
+    def popleft(self) -> Queued:
+        """Take the next message out."""
+        item = self._items.popleft()
+        if self._returned:
+            self._returned -= 1
+        self.size -= item.size
+        return item
+
+    def forget_orphans(self, drops: Drops) -> None:
+        """Drop messages that wait while the connection that they came on has ended.
+
+        Nobody was told that they are safe, so their publishers send them again. Without this, one
+        that reconnects while the far side is down would add its messages each time. A QoS 2
+        message is not sent anew, but bound to the one that waits here, while its session lives.
+
+        Looks only when the queue has doubled since the last time.
+        """
+        if len(self._items) < self._forget_at:
+            return
+        kept: deque[Queued] = deque()
+        for place, item in enumerate(self._items):
+            if place >= self._returned and _orphaned(item.receipt):
+                self.size -= item.size
+                drops.add("orphaned", item.topic[2:].decode())
+            else:
+                kept.append(item)
+        self._items = kept
+        self._forget_at = max(2 * len(kept), FORGET_AT)
+
+
+def _orphaned(receipt: Receipt | None) -> bool:
+    return (
+        receipt is not None
+        and receipt.source.closed
+        and (receipt.prefix[0] == PUBACK or not receipt.source.remembers(receipt.ids[0]))
+    )
