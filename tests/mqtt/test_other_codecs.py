@@ -15,7 +15,8 @@ from paho.mqtt.properties import Properties as PahoProperties
 from paho.mqtt.subscribeoptions import SubscribeOptions as PahoOptions
 
 from isthmus.mqtt import packets, properties
-from isthmus.mqtt.codec import Decoder, encode, encode_publish
+from isthmus.mqtt.codec import Decoder
+from isthmus.mqtt.encoder import encode, encode_publish
 from isthmus.mqtt.packet_type import PacketType, Role
 from isthmus.mqtt.properties import PropertyId
 from isthmus.mqtt.reasons import CODES

@@ -15,9 +15,9 @@ from isthmus.delivery.message import Message
 from isthmus.delivery.plan import Plan
 from isthmus.delivery.source import Source
 from isthmus.errors import MQTTError, ProtocolViolation
-from isthmus.mqtt.codec import Role
 from isthmus.mqtt.connection import PINGRESP, Connection, State
 from isthmus.mqtt.encoder import encode
+from isthmus.mqtt.packet_type import Role
 from isthmus.mqtt.packets import (
     Connack,
     Connect,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from isthmus.delivery.endpoint import Origin
     from isthmus.delivery.message import Message
     from isthmus.delivery.plan import Plan
-    from isthmus.delivery.source import Received
+    from isthmus.delivery.source import Incoming
     from isthmus.mqtt.packets import SubscribeOptions
     from isthmus.net.timers import Timer
 
@@ -58,7 +58,7 @@ class Session:
         self.expiry_s = 0
         self.expires: Timer | None = None
         self.subscriptions: dict[bytes, SubscribeOptions] = {}
-        self.received_qos2: dict[bytes, Received] | None = None
+        self.received_qos2: dict[bytes, Incoming] | None = None
         self.will: Message | None = None
         self.will_timer: Timer | None = None
 

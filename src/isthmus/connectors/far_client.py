@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from isthmus import clock
 from isthmus.delivery.source import Source
 from isthmus.errors import ConnectError, LocalProtocolError, MQTTError, ProtocolViolation
-from isthmus.mqtt.codec import Role
 from isthmus.mqtt.connection import Connection, State
+from isthmus.mqtt.packet_type import Role
 from isthmus.mqtt.packets import (
     Connack,
     Connect,

@@ -17,7 +17,7 @@ from isthmus.net.dial import dial
 
 if TYPE_CHECKING:
     from isthmus.connectors.connector import Connector
-    from isthmus.delivery.source import Received
+    from isthmus.delivery.source import Incoming
     from isthmus.mqtt.packets import Connack
 
 log = logging.getLogger("isthmus.connectors")
@@ -60,7 +60,7 @@ class Member:
             max_queued_bytes=connector.queue_bytes,
             max_unsent_bytes=connector.unsent_bytes,
         )
-        self.received_qos2: dict[bytes, Received] | None = None
+        self.received_qos2: dict[bytes, Incoming] | None = None
         self.client: FarClient | None = None
         self.state = "connecting"
         self.reason = ""

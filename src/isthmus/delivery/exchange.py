@@ -60,37 +60,39 @@ class Exchange:
 
     def plan(self, topic: bytes) -> Plan:
         """The plan of `topic` for a publisher without particulars."""
-        plan = self.plans.get(topic) or self._renewed(topic)
-        if plan is None:
-            plan = self.node(topic, remember=len(topic) <= REMEMBERED_BYTES)
+        plan = self.plans.get(topic)
+        if plan is None or (plan.stale and not self._renewed(topic, plan)):
+            # Made for this message alone where the topic is too long to be remembered.
+            plan = self._new(topic) if len(topic) <= REMEMBERED_BYTES else Plan()
         if not plan.made:
             plan.visited = {(self.name, topic)}
             self.resolve(topic, plan)
             plan.close()
         return plan
 
-    def _renewed(self, topic: bytes) -> Plan | None:
-        """The stale plan of `topic`, if its subscriptions are what they were.
+    def _renewed(self, topic: bytes, plan: Plan) -> bool:
+        """Make the stale plan of `topic` good again, if its subscriptions are what they were.
 
         Subscriptions that come and go, as for one reply, make every plan that they match stale, and
         most are asked for again only when things are as before.
         """
-        plan = self.plans.known(topic)
-        if plan is None or plan.parents is not None or plan.matched is None:
-            return None
+        if plan.parents is not None or plan.matched is None:
+            return False
         if plan.matched != self._tree.match(topic):
-            return None
+            return False
         plan.stale = False
+        return True
+
+    def _new(self, topic: bytes) -> Plan:
+        """An empty plan of `topic`, in place of the one that there was."""
+        plan = Plan()
+        self.plans.put(topic, plan)
         return plan
 
-    def node(self, topic: bytes, *, remember: bool = True) -> Plan:
+    def node(self, topic: bytes) -> Plan:
         """The plan of `topic`, made or not: what becomes stale when its subscriptions change."""
         plan = self.plans.get(topic)
-        if plan is None:
-            plan = Plan()
-            if remember:
-                self.plans.put(topic, plan)
-        return plan
+        return self._new(topic) if plan is None or plan.stale else plan
 
     def plan_for(self, topic: bytes, origin: Origin) -> Plan:
         """The plan of `topic` for messages from `origin`."""

@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from isthmus.delivery.publication import pack
-from isthmus.mqtt.codec import VARINT, varint
+from isthmus.mqtt.wire import VARINT, varint
 
 if TYPE_CHECKING:
     from isthmus.delivery.lane import Lane
@@ -118,10 +118,12 @@ class LaneOutlet(Outlet):
             if self.memory and not (lane.full and lane.blocks):
                 receipt = None
             entries = lane.entries
-            if first >= 0x34 and lane.inherited is not None:
-                lane.enqueue(topic, first, properties, payload, receipt)
-                return
-            if len(entries) >= lane.room or lane.waiting or link is None:
+            if (
+                len(entries) >= lane.room
+                or lane.waiting
+                or link is None
+                or (first >= 0x34 and lane.inherited is not None)
+            ):
                 lane.enqueue(topic, first, properties, payload, receipt)
                 return
             free = lane.window.free

@@ -1,3 +1,8 @@
+import cython
+
+from isthmus.delivery.outlet cimport Outlet
+
+
 cdef class Plan:
     cdef object __weakref__
     cdef public object children
@@ -10,3 +15,29 @@ cdef class Plan:
     cdef public list retaining
     cdef public bint stale
     cdef public set visited
+
+    @cython.locals(outlet=Outlet)
+    cpdef bint echoes_to(self, object key)
+
+    @cython.locals(plans=list, plan=Plan)
+    cpdef expire(self)
+
+
+cdef class _Generation:
+    cdef public object index
+    cdef public dict plans
+
+
+cdef class PlanCache:
+    cdef public _Generation _old
+    cdef public _Generation _young
+    cdef public Py_ssize_t size
+
+    @cython.locals(plan=Plan)
+    cpdef Plan get(self, bytes topic)
+
+    @cython.locals(young=_Generation)
+    cpdef put(self, bytes topic, Plan plan)
+
+    @cython.locals(plan=Plan, generation=_Generation)
+    cpdef invalidate(self, bytes filter_)

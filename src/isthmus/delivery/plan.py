@@ -95,7 +95,10 @@ class Plan:
 
     def echoes_to(self, key: object) -> bool:
         """Whether one of the outlets leads back to `key` and must not be used from there."""
-        return any(outlet.echo_key is key for outlet in self.retaining)
+        for outlet in self.retaining:  # noqa: SIM110 - a generator costs three times as much
+            if outlet.echo_key is key:
+                return True
+        return False
 
     def expire(self) -> None:
         """Mark this plan and everything made from it stale."""
@@ -133,18 +136,13 @@ class PlanCache:
         return len(self._young.plans) + len(self._old.plans)
 
     def get(self, topic: bytes) -> Plan | None:
-        """The plan of `topic`, if it is known and not stale."""
+        """The plan of `topic`, stale or not, if there is one."""
         plan = self._young.plans.get(topic)
         if plan is None:
             plan = self._old.plans.pop(topic, None)
-            if plan is None:
-                return None
-            self.put(topic, plan)
-        return None if plan.stale else plan
-
-    def known(self, topic: bytes) -> Plan | None:
-        """The plan of `topic`, stale or not, if there is one."""
-        return self._young.plans.get(topic) or self._old.plans.get(topic)
+            if plan is not None:
+                self.put(topic, plan)
+        return plan
 
     def put(self, topic: bytes, plan: Plan) -> None:
         """Remember `plan`; a full generation pushes the one before it out."""
@@ -166,7 +164,7 @@ class PlanCache:
         with a wildcard everything.
         """
         if b"+" not in filter_ and b"#" not in filter_:
-            plan = self.known(filter_)
+            plan = self._young.plans.get(filter_) or self._old.plans.get(filter_)
             if plan is not None:
                 plan.expire()
         elif filter_[:1] in (b"+", b"#"):

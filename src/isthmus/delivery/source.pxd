@@ -39,3 +39,6 @@ cdef class Source(Settler):
     cpdef settled(self, Receipt receipt)
 
     cpdef _finish(self, Receipt receipt)
+
+    @cython.locals(plans=dict, old=dict, plan=Plan)
+    cpdef Plan _find(self, bytes topic)

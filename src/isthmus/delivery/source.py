@@ -15,7 +15,7 @@ from isthmus.delivery.endpoint import Origin
 from isthmus.delivery.plan import Plan
 from isthmus.delivery.receipt import Receipt, Settler, open_receipt
 from isthmus.errors import MQTTError
-from isthmus.mqtt.codec import encode
+from isthmus.mqtt.encoder import encode
 from isthmus.mqtt.packets import Puback, Pubcomp, Pubrec, Pubrel
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class LinkPlans:
     total = 0
 
 
-class Received:
+class Incoming:
     """What became of an incoming QoS 2 message until its PUBREL: part of the session.
 
     `safe` says that PUBREC may be sent. `waiting` are the receipts of repeated PUBLISH packets, on
@@ -107,7 +107,7 @@ class Source(Settler):
         self.paused = False
         self.lane: Lane | None = None
         self.origin = Origin(self)
-        self.received_qos2: dict[bytes, Received] | None = None
+        self.received_qos2: dict[bytes, Incoming] | None = None
         self._plans: dict[bytes, Plan] = {}
         self._old_plans: dict[bytes, Plan] | None = None
         self._pending: list[Receipt] = []
@@ -185,19 +185,21 @@ class Source(Settler):
             self.over_limit()
 
     def _find(self, topic: bytes) -> Plan:
-        """The plan of `topic` after a miss in the young generation."""
+        """The plan of `topic` after a miss in the young generation, or a stale one there."""
         plans = self._plans
-        plan = None
+        plan = plans.get(topic)
+        if plan is not None:
+            # That it was there shows that this peer may publish on the topic: refusals depend on
+            # nothing, so they never become stale.
+            plan = plans[topic] = self.find_plan(topic, allowed=True)
+            return plan
         old = self._old_plans
         if old is not None:
             plan = old.pop(topic, None)
             if plan is not None:
                 LinkPlans.total -= 1
-        known = plan is not None or topic in plans
         if plan is None or plan.stale:
-            # A plan that was there and went stale shows that this peer may publish on the topic:
-            # refusals depend on nothing, so they never become stale.
-            plan = self.find_plan(topic, allowed=known)
+            plan = self.find_plan(topic, allowed=plan is not None)
         if len(topic) > REMEMBERED_BYTES:
             return plan
         size = PLANS_PER_LINK if LinkPlans.total < LINK_PLANS_IN_ALL else PLANS_PER_CROWDED_LINK
@@ -206,8 +208,7 @@ class Source(Settler):
                 LinkPlans.total -= len(old)
             self._old_plans = plans
             plans = self._plans = {}
-        if topic not in plans:
-            LinkPlans.total += 1
+        LinkPlans.total += 1
         plans[topic] = plan
         return plan
 
@@ -255,7 +256,7 @@ class Source(Settler):
             if len(self.received_qos2) >= self.max_unacked * (1 if self.v5 else OVERRUN):
                 self.refuse_excess()
                 return
-            self.received_qos2[packet_id] = Received()
+            self.received_qos2[packet_id] = Incoming()
             for outlet in outlets:
                 outlet.send(flags, properties, payload, receipt)
         elif not known.safe:

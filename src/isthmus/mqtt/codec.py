@@ -23,35 +23,11 @@ from typing import Final, TypeAlias
 from isthmus.errors import MalformedPacket, MQTTError, ProtocolViolation
 from isthmus.mqtt.aliases import InboundAliases
 from isthmus.mqtt.bodies import UnsupportedProtocol, decode_body, decode_connect, read_protocol
-from isthmus.mqtt.encoder import (
-    encode,
-    encode_publish,
-    packet_id_offset,
-    with_dup,
-    with_packet_id,
-    without_dup,
-)
 from isthmus.mqtt.packet_type import FLAGS, RECEIVED_BY, PacketType, Role, receivable
 from isthmus.mqtt.packets import Packet
 from isthmus.mqtt.properties import BLOCKS, PropertyId, PublishBlock
 from isthmus.mqtt.topics import VALID_NAMES, check_name
-from isthmus.mqtt.wire import MAX_VARINT, VARINT, read_varint, varint
-
-__all__ = [
-    "VARINT",
-    "Decoder",
-    "Event",
-    "PacketType",
-    "PublishFields",
-    "Role",
-    "encode",
-    "encode_publish",
-    "packet_id_offset",
-    "varint",
-    "with_dup",
-    "with_packet_id",
-    "without_dup",
-]
+from isthmus.mqtt.wire import MAX_VARINT, read_varint
 
 PublishFields: TypeAlias = tuple[int, bytes, bytes, bytes, bytes]
 """(flags, topic, packet id, properties, payload) of a PUBLISH.

@@ -57,30 +57,6 @@ def encode_publish(
     return b"%c%b%b%b" % (first_byte, length, head, payload)
 
 
-def with_dup(packet: bytes) -> bytes:
-    """The encoded PUBLISH with its DUP flag set, to be sent again (MQTT-3.3.1-1)."""
-    return bytes((packet[0] | 8,)) + packet[1:]
-
-
-def without_dup(packet: bytes) -> bytes:
-    """The encoded PUBLISH with its DUP flag cleared, to be sent as a new one."""
-    return bytes((packet[0] & 0xF7,)) + packet[1:]
-
-
-def with_packet_id(packet: bytes, packet_id: bytes) -> bytes:
-    """The encoded PUBLISH of QoS 1 or 2 with another identifier of two bytes."""
-    at = packet_id_offset(packet)
-    return packet[:at] + packet_id + packet[at + 2 :]
-
-
-def packet_id_offset(packet: bytes) -> int:
-    """Where the identifier stands in an encoded PUBLISH of QoS 1 or 2."""
-    at = 2
-    while packet[at - 1] & 128:
-        at += 1
-    return at + 2 + (packet[at] << 8) + packet[at + 1]
-
-
 def encode(packet: Packet, version: int) -> bytes:
     """Encode any record for MQTT 3.1 (3), 3.1.1 (4) or 5.
 
