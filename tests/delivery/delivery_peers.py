@@ -55,6 +55,12 @@ class Reactor(Turn):
         super().__init__(TIME.now)
         self.in_turn = True
         self.wheel = Wheel(TIME.now, lambda deadline: None)
+        self.loop = self
+        self.soon: list[Any] = []
+
+    def call_soon(self, function: Any) -> None:
+        """As the event loop: called by the test, later."""
+        self.soon.append(function)
 
     def ending(self, link: Link) -> None: ...
 
@@ -274,6 +280,9 @@ class Near(Source):
 
     def refuse_excess(self) -> None:
         self.excess += 1
+        self.end()
+
+    def close_reason(self, reason: str) -> None:
         self.end()
 
     def end(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from delivery_peers import Near, Wire, attach, ids, make_lane, payloads, send
+from delivery_peers import TIME, Near, Wire, attach, ids, make_lane, payloads, send
 
 from isthmus.delivery import source as source_module
 from isthmus.delivery.outlet import KEEP, LaneOutlet, Outlet
@@ -209,6 +209,67 @@ def test_what_is_held_ends_with_the_connection():
     near.end()
     near.unhold()
     assert note.got == []
+
+
+class Laborious(Near):
+    """Needs a millisecond for each packet that is no message."""
+
+    def handle(self, event: Any) -> None:
+        TIME.pass_(0.001)
+        super().handle(event)
+
+    def find_plan(self, topic: bytes, *, allowed: bool) -> Plan:
+        TIME.pass_(0.001)
+        return super().find_plan(topic, allowed=allowed)
+
+
+def test_a_read_with_much_work_lets_others_have_their_turn():
+    note = Note()
+    near = Laborious({b"t": [note]})
+    ping = packet(0xC0)
+    near.receive(b"".join([ping * 100, publish(1), ping * 100, publish(2)]))
+    turns = 1
+    assert len(near.handled) < 50
+    assert near.wire.paused
+    near.receive(publish(3))
+    while near.wire.reactor.soon:
+        before = len(near.handled)
+        near.wire.reactor.soon.pop()()
+        assert len(near.handled) < before + 50
+        turns += 1
+    assert turns > 4
+    assert len(near.handled) == 200
+    assert note.payloads == ["1", "2", "3"]
+    assert not near.wire.paused
+    assert ids(near.wire.take()) == [1, 2, 3]
+
+
+def test_new_topics_count_as_work_and_a_pause_outlasts_it():
+    near = Laborious()
+    near.receive(b"".join(publish(0, 0, topic=f"t{number}") for number in range(100)))
+    assert len(near.asked) < 50
+    near.paused = True
+    while near.wire.reactor.soon:
+        near.wire.reactor.soon.pop()()
+    assert len(near.asked) == 100
+    assert near.received == 100
+    assert near.wire.paused
+
+
+def test_an_error_in_what_was_put_off_closes_the_connection(caplog):
+    class Broken(Laborious):
+        def handle(self, event: Any) -> None:
+            super().handle(event)
+            if len(self.handled) == 60:
+                raise RuntimeError("a defect")
+
+    near = Broken()
+    near.receive(packet(0xC0) * 100)
+    while near.wire.reactor.soon:
+        near.wire.reactor.soon.pop()()
+    assert near.closed
+    assert "a defect" in caplog.text
+    assert len(near.handled) == 60
 
 
 # -- flow control --------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ cdef class Source(Settler):
     cdef public Py_ssize_t max_unsent
     cdef public object origin
     cdef public bint paused
+    cdef public double _work_until
     cdef public Py_ssize_t received
     cdef public dict received_qos2
     cdef public Py_ssize_t unacked
@@ -28,7 +29,7 @@ cdef class Source(Settler):
     cpdef receive(self, bytes data)
 
     @cython.locals(
-        plans=dict, receipt=Receipt, count=Py_ssize_t, fields=tuple, flags=int, topic=bytes,
+        plans=dict, receipt=Receipt, count=Py_ssize_t, work=Py_ssize_t, fields=tuple, flags=int, topic=bytes,
         packet_id=bytes, properties=bytes, payload=bytes, plan=Plan, outlet=Outlet, lane=Lane,
     )
     cpdef process(self, list events)

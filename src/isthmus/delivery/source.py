@@ -8,9 +8,11 @@ is not a PUBLISH or a plain PUBACK) leaves the loop.
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
+from isthmus import clock
 from isthmus.delivery.endpoint import Origin
 from isthmus.delivery.plan import Plan
 from isthmus.delivery.receipt import Receipt, Settler, open_receipt
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from isthmus.mqtt.connection import Connection
     from isthmus.net.link import Link
     from isthmus.net.timers import Timer
+
+log = logging.getLogger("isthmus.delivery")
 
 PUBACK = b"\x40\x02"
 PUBREC = b"\x50\x02"
@@ -42,6 +46,12 @@ REMEMBERED_BYTES = 256
 OVERRUN = 10
 """An MQTT 3 client knows no receive maximum: it is closed at this many times ours."""
 
+
+LONGEST_WORK_S = 0.004
+"""How long one peer's packets that need more than a look-up are worked on before others' turn."""
+
+LOOK_EVERY = 16
+"""After so many of them the clock is looked at."""
 
 ANSWER_BYTES = 64
 """What an acknowledgement that waits to be sent takes in memory, roughly."""
@@ -84,6 +94,7 @@ class Source(Settler):
         "_pause_timer",
         "_pending",
         "_plans",
+        "_work_until",
         "connection",
         "lane",
         "link",
@@ -113,13 +124,18 @@ class Source(Settler):
         self._pending: list[Receipt] = []
         self._held: list[Event] | None = None
         self._pause_timer: Timer | None = None
+        self._work_until = 0.0
 
     # -- the message path ------------------------------------------------------------------------
 
     def receive(self, data: bytes) -> None:
         """Take the bytes of one read."""
+        events = self.connection.receive(data, self.link.reactor.now)
+        if self._held is not None:
+            self._held.extend(events)
+            return
         try:
-            self.process(self.connection.receive(data, self.link.reactor.now))
+            self.process(events)
         except MQTTError as error:
             self.handle(error)
 
@@ -127,16 +143,20 @@ class Source(Settler):
         """Fan out what one read decoded to, in order."""
         plans = self._plans
         receipt: Receipt | None = None
-        count = 0
+        count = work = 0
         for event in events:
             if type(event) is tuple:
                 fields = event
                 flags, topic, packet_id, properties, payload = fields
-                count += 1
                 plan = plans.get(topic)
                 if plan is None or plan.stale:
+                    work += 1
+                    if not work % LOOK_EVERY and self._too_long(work):
+                        self._put_off(events, event)
+                        break
                     plan = self._find(topic)
                     plans = self._plans
+                count += 1
                 if not flags:
                     for outlet in plan.outlets:
                         outlet.send(0, properties, payload, None)
@@ -156,6 +176,10 @@ class Source(Settler):
                 if lane is not None:
                     lane.acked(event)
             else:
+                work += 1
+                if not work % LOOK_EVERY and self._too_long(work):
+                    self._put_off(events, event)
+                    break
                 self.handle(event)
                 plans = self._plans
                 if self._held is not None:
@@ -403,7 +427,7 @@ class Source(Settler):
     def hold(self) -> None:
         """Stop after the event that is being handled, and read no more, until `unhold`.
 
-        What was decoded behind it stays in order; there is never more than one read of it.
+        What was decoded behind it stays in order.
         """
         self._held = []
         self.link.pause()
@@ -413,11 +437,33 @@ class Source(Settler):
         held, self._held = self._held, None
         if self.closed or held is None:
             return
-        self.link.resume()
+        if not self.paused:
+            self.link.resume()
         try:
             self.process(held)
         except MQTTError as error:
             self.handle(error)
+        except Exception:
+            log.exception(
+                "%s: handling a packet failed; this connection is closed", self.link.peername
+            )
+            self.close_reason("internal error")
+
+    def _too_long(self, work: int) -> bool:
+        """Whether others have waited long enough; asked at every `LOOK_EVERY`th piece of work."""
+        now = clock.monotonic()
+        if work == LOOK_EVERY:
+            self._work_until = now + LONGEST_WORK_S
+        return now > self._work_until
+
+    def _put_off(self, events: list[Event], event: Event) -> None:
+        """Let others have their turn before `event` and what came behind it in the same read.
+
+        A read can hold thousands of SUBSCRIBE packets, or messages on new topics.
+        """
+        self.hold()
+        self._held = events[_place(events, event) :]
+        self.link.reactor.loop.call_soon(self.unhold)
 
     def shut(self) -> None:
         """The connection has ended: nothing that is still owed will be sent on it."""

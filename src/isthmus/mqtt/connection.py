@@ -12,7 +12,7 @@ encoded packets to `out` themselves, within the limits of `peer`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import IntEnum
 from typing import Final, TypeAlias
 
 from isthmus.errors import LocalProtocolError, MalformedPacket, MQTTError, ProtocolViolation
@@ -47,16 +47,16 @@ KEEP_ALIVE_FACTOR: Final = 1.5
 """How many keep alive times a server waits for a packet (MQTT-3.1.2-22)."""
 
 
-class State(Enum):
+class State(IntEnum):
     """Where a connection stands."""
 
-    NEW = "new"
+    NEW = 0
     """No CONNECT yet."""
-    CONNECTING = "connecting"
+    CONNECTING = 1
     """CONNECT, and no CONNACK yet."""
-    CONNECTED = "connected"
+    CONNECTED = 2
     """CONNACK with success."""
-    CLOSED = "closed"
+    CLOSED = 3
     """Nothing more may be sent or received; the bytes of `out` are the last ones."""
 
 
@@ -228,7 +228,7 @@ class Connection:
         kind = packet.packet_type
         after = self._transitions(ours=True).get((self.state, kind))
         if after is None:
-            raise LocalProtocolError(f"{kind.name} may not be sent while {self.state.value}")
+            raise LocalProtocolError(f"{kind.name} may not be sent while {self.state.name.lower()}")
         version = packet.version if isinstance(packet, Connect) else self.version or 4
         self._check_limits(packet, version)
         encoded = self._encode(packet, version)
@@ -323,7 +323,7 @@ class Connection:
             kind = event.packet_type
         after = self._transitions(ours=False).get((self.state, kind))
         if after is None:
-            raise ProtocolViolation(f"{kind.name} while {self.state.value}")
+            raise ProtocolViolation(f"{kind.name} while {self.state.name.lower()}")
         if isinstance(event, Connect):
             self._received_connect(event)
         elif isinstance(event, Connack):
