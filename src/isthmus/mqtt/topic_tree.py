@@ -10,26 +10,53 @@ How many levels are allowed is for the caller to limit: memory is one small obje
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from isthmus.mqtt.topics import is_wildcard
 
 V = TypeVar("V")
 
 
-class _Branch(Generic[V]):
+class _Branch:
     """One level of the filters. Fields are None until they are needed: most branches are thin."""
 
     __slots__ = ("children", "here", "plus", "rest")
 
     def __init__(self) -> None:
-        self.children: dict[bytes, _Branch[V]] | None = None
-        self.plus: _Branch[V] | None = None
-        self.here: dict[Hashable, V] | None = None  # filters that end here
-        self.rest: dict[Hashable, V] | None = None  # filters that end here with `#`
+        self.children: dict[bytes, _Branch] | None = None
+        self.plus: _Branch | None = None
+        self.here: dict[Hashable, Any] | None = None  # filters that end here
+        self.rest: dict[Hashable, Any] | None = None  # filters that end here with `#`
 
     def empty(self) -> bool:
         return not (self.children or self.plus or self.here or self.rest)
+
+
+def _collect(root: _Branch, topic: bytes, found: list[Any]) -> None:
+    """Add the values of every filter with wildcards that matches `topic` to `found`."""
+    branches: list[_Branch] = [root]
+    hidden = topic[:1] == b"$"  # no leading wildcard matches it (MQTT-4.7.2-1)
+    for level in topic.split(b"/"):
+        below: list[_Branch] = []
+        for branch in branches:
+            if branch.children is not None:
+                child = branch.children.get(level)
+                if child is not None:
+                    below.append(child)
+            if not hidden:
+                if branch.plus is not None:
+                    below.append(branch.plus)
+                if branch.rest is not None:
+                    found.extend(branch.rest.values())
+        hidden = False
+        branches = below
+        if not branches:
+            return
+    for branch in branches:
+        if branch.here is not None:
+            found.extend(branch.here.values())
+        if branch.rest is not None:  # `a/#` matches `a` too
+            found.extend(branch.rest.values())
 
 
 class TopicTree(Generic[V]):
@@ -39,7 +66,7 @@ class TopicTree(Generic[V]):
 
     def __init__(self) -> None:
         self._filters: dict[bytes, dict[Hashable, V]] = {}
-        self._root: _Branch[V] = _Branch()
+        self._root = _Branch()
         self._size = 0
 
     def __len__(self) -> int:
@@ -91,32 +118,7 @@ class TopicTree(Generic[V]):
         exact = self._filters.get(topic)
         if exact is not None:
             found.extend(exact.values())
-        root = self._root
-        if root.empty():
-            return found
-        branches: list[_Branch[V]] = [root]
-        hidden = topic[:1] == b"$"  # no leading wildcard matches it (MQTT-4.7.2-1)
-        for level in topic.split(b"/"):
-            below: list[_Branch[V]] = []
-            for branch in branches:
-                if branch.children is not None:
-                    child = branch.children.get(level)
-                    if child is not None:
-                        below.append(child)
-                if not hidden:
-                    if branch.plus is not None:
-                        below.append(branch.plus)
-                    if branch.rest is not None:
-                        found.extend(branch.rest.values())
-            hidden = False
-            branches = below
-            if not branches:
-                return found
-        for branch in branches:
-            if branch.here is not None:
-                found.extend(branch.here.values())
-            if branch.rest is not None:  # `a/#` matches `a` too
-                found.extend(branch.rest.values())
+        _collect(self._root, topic, found)
         return found
 
     def _grow(self, filter_: bytes, values: dict[Hashable, V]) -> None:
