@@ -24,18 +24,6 @@ def test_an_empty_file_denies_everything() -> None:
             assert not rights.may_subscribe(who, b"#")
 
 
-def test_without_a_file_only_the_brokers_own_topics_are_closed() -> None:
-    rights = AccessList.unrestricted()
-    assert rights.is_unrestricted
-    assert rights.may_write(NOBODY, b"a/b")
-    assert rights.may_read(NOBODY, b"$SYS/broker/uptime")
-    assert rights.may_subscribe(NOBODY, b"$SYS/#")
-    assert not rights.may_write(NOBODY, b"$SYS/broker/uptime")
-    assert not rights.may_write(NOBODY, b"$share/g/a")
-    assert rights.may_write(NOBODY, b"$SYS/broker/connection/edge/state")
-    assert not rights.depends_on_client(NOBODY)
-
-
 def test_user_and_anonymous_lines() -> None:
     rights = acl("topic open/#", "user anna", "topic read r", "topic write w", "topic rw",
                  "user bert", "topic readwrite b/+", "user anna", "topic read more")  # fmt: skip
@@ -227,3 +215,13 @@ def test_a_password_file_in_its_place_is_not_repeated() -> None:
     with pytest.raises(ConfigError) as caught:
         acl("ada:$7$101$c2FsdA==$aGFzaA==")
     assert "c2FsdA" not in str(caught.value)
+
+
+def test_a_subscription_is_compared_with_lines_that_begin_alike() -> None:
+    rights = acl("topic deny a/secret/#", "topic read a/+/x", "topic read b/#", "topic read +/c")
+    for filter_, allowed in {
+        b"a/1/x": True, b"a/1/y": False, b"a/#": True, b"a/secret/x": False, b"#": True,
+        b"b": True, b"b/1": True, b"b/#": True, b"bb": False, b"+": True, b"z/c": True,
+        b"z/+": True, b"z/d": False, b"+/1/x": True, b"a": False, b"/#": True, b"$SYS/#": False,
+    }.items():  # fmt: skip
+        assert rights.may_subscribe(NOBODY, filter_) == allowed, filter_

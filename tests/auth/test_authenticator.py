@@ -8,7 +8,9 @@ import pytest
 
 from isthmus.auth import authenticator as module
 from isthmus.auth.authenticator import REMEMBER_S, Authenticator
+from isthmus.auth.check_queue import Check, CheckQueue
 from isthmus.auth.passwords import PasswordFile
+from isthmus.errors import MQTTError
 
 
 class SlowEntry:
@@ -174,3 +176,108 @@ async def test_credentials_are_not_kept_as_they_are() -> None:
     kept = [name for name in (*auth._young, *auth._old) if b"right" in name or b"anna" in name]
     assert auth._young
     assert not kept
+
+
+# -- floods --------------------------------------------------------------------------------------
+
+
+async def test_nothing_is_computed_for_who_has_given_up() -> None:
+    entry = SlowEntry()
+    entry.go.clear()
+    auth = make(entry)
+    flood = [asyncio.create_task(auth.authenticate("anna", b"%d" % n)) for n in range(50)]
+    await asyncio.sleep(0.01)
+    for task in flood:
+        task.cancel()
+    good = asyncio.create_task(auth.authenticate("anna", b"right"))
+    await asyncio.sleep(0.01)
+    entry.go.set()
+    assert await good
+    assert entry.checks == module.THREADS + 1
+    auth.close()
+
+
+async def test_nothing_is_computed_for_who_has_gone_unnoticed() -> None:
+    entry = SlowEntry()
+    entry.go.clear()
+    auth = make(entry)
+    flood = [
+        asyncio.create_task(auth.authenticate("anna", b"%d" % n, gone=lambda: True))
+        for n in range(50)
+    ]
+    stays = asyncio.create_task(auth.authenticate("anna", b"7", gone=lambda: False))
+    entry.go.set()
+    assert await asyncio.gather(*flood) == [False] * 50
+    assert not await stays
+    assert entry.checks == 1
+    auth.close()
+
+
+async def test_a_flood_of_wrong_logins_does_not_keep_a_good_client_waiting() -> None:
+    """Others wait behind their own address; who was known before waits behind nobody."""
+    entry, clock = SlowEntry(), Clock()
+    auth = make(entry, clock)
+    assert await auth.authenticate("anna", b"right", source="home")
+    clock.time += REMEMBER_S + 1
+    entry.go.clear()
+    flood = [
+        asyncio.create_task(auth.authenticate("anna", b"%d" % n, source="bad")) for n in range(500)
+    ]
+    await asyncio.sleep(0.01)
+    known = asyncio.create_task(auth.authenticate("anna", b"right", source="bad"))
+    new = asyncio.create_task(auth.authenticate("nobody", b"new", source="home"))
+    await asyncio.sleep(0.01)
+    entry.go.set()
+    assert await known
+    assert not await new
+    assert entry.checks < 15
+    for task in flood:
+        task.cancel()
+    auth.close()
+
+
+async def test_the_queue_is_bounded_and_who_has_most_in_it_loses() -> None:
+    entry = SlowEntry()
+    entry.go.clear()
+    auth = make(entry)
+    auth._queue.maximum = 10
+
+    def ask(password: bytes, source: str) -> asyncio.Task[bool]:
+        return asyncio.create_task(auth.authenticate("anna", password, source=source))
+
+    flood = [ask(b"%d" % n, "bad") for n in range(30)]
+    others = [ask(b"o%d" % n, f"other {n}") for n in range(3)]
+    await asyncio.sleep(0.01)
+    refused = [task for task in flood if task.done()]
+    assert len(refused) == 30 - module.THREADS - 10 + 3
+    for task in refused:
+        error = task.exception()
+        assert isinstance(error, MQTTError)
+        assert error.reason == 0x89
+    entry.go.set()
+    assert await asyncio.gather(*others) == [False] * 3
+    assert len(auth._queue) == 0 or await asyncio.gather(*(set(flood) - set(refused)))
+    auth.close()
+
+
+def test_turns_go_round_and_what_is_discarded_is_gone() -> None:
+    queue = CheckQueue(4)
+    entry = PasswordFile({"anna": SlowEntry()})
+
+    def check(name: str, source: str) -> Check:
+        return Check(name.encode(), entry, name, b"", source=source, answer=None)
+
+    checks = {name: check(name, name[0]) for name in ("a1", "a2", "a3", "b1", "k1")}
+    for name in ("a1", "a2", "a3", "b1"):
+        assert queue.add(checks[name], known=False) is None
+    assert queue.add(checks["k1"], known=True) is None
+    extra = check("a4", "a")
+    assert queue.add(extra, known=False) is extra
+    newcomer = check("c1", "c")
+    assert queue.add(newcomer, known=False) is checks["a3"]
+    assert len(queue) == 5
+    queue.discard(checks["a3"])
+    queue.discard(checks["a2"])
+    queue.discard(checks["k1"])
+    assert [queue.pop().username for _ in range(len(queue))] == ["a1", "b1", "c1"]
+    assert queue.pop() is None

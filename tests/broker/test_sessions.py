@@ -594,24 +594,6 @@ async def test_a_client_that_reads_no_answers_is_not_read_until_it_does(isthmus)
     await stuck.nothing()
 
 
-async def test_retained_messages_for_a_client_that_does_not_read_are_bounded(isthmus):
-    near = await isthmus({"broker": {"limits": {"unsent_bytes": "64KiB"}}})
-    fine = await near.client("fine")
-    for number in range(200):
-        fine.publish(f"r/{number}", b"x" * 10_000, retain=True)
-    await fine.nothing()
-    stuck = await near.client("stuck")
-    stuck.reader._transport.pause_reading()
-    link = near.app.broker.sessions["stuck"].lane.link
-    for number in range(1, 301):
-        body = number.to_bytes(2, "big") + properties() + text("r/#") + b"\0"
-        stuck.send(packet(0x82, body))
-    await until(lambda: near.app.broker.drops.counts.get("slow_consumer", 0) > 200)
-    await fine.nothing()
-    assert link.unsent + sum(map(len, link.out)) < 16 << 20
-    stuck.reader._transport.resume_reading()
-
-
 # -- $SYS ----------------------------------------------------------------------------------------
 
 

@@ -94,3 +94,21 @@ def test_two_places_count_apart(drops):
 def test_a_detail_is_text_and_not_a_format(drops, caplog):
     drops.add("bad_topic", "100 %s %d {}")
     assert lines(caplog) == ["route out: 1 message(s) dropped: bad_topic (100 %s %d {})"]
+
+
+def test_a_topic_in_bytes_is_decoded_for_the_line_only(drops, caplog):
+    class Topic(bytes):
+        decoded = 0
+
+        def decode(self, *how, **more):
+            Topic.decoded += 1
+            return super().decode(*how, **more)
+
+    for _ in range(1000):
+        drops.add("queue_full", Topic(b"a/\xc3\xa9"))
+    drops.add("expired", b"\xff")
+    assert Topic.decoded == 1
+    assert lines(caplog) == [
+        "route out: 1 message(s) dropped: queue_full (a/é)",
+        "route out: 1 message(s) dropped: expired (\\xff)",
+    ]

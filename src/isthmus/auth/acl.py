@@ -46,22 +46,19 @@ class Rule(NamedTuple):
 class AccessList:
     """The rights of all principals. Immutable; a reload makes a new one."""
 
-    __slots__ = ("_anonymous", "_client_marks", "_open", "_patterns", "_user_marks", "_users")
+    __slots__ = ("_anonymous", "_client_marks", "_patterns", "_user_marks", "_users")
 
     def __init__(
         self,
         anonymous: list[Rule],
         users: dict[str, list[Rule]],
         patterns: list[Rule],
-        *,
-        everything: bool = False,
     ) -> None:
         self._anonymous = _deny_first(anonymous)
         self._users = {name: _deny_first(rules) for name, rules in users.items()}
         self._patterns = _deny_first(patterns)
         self._client_marks = any(b"%c" in rule.filter for rule in patterns)
         self._user_marks = any(b"%u" in rule.filter for rule in patterns)
-        self._open = everything
 
     @classmethod
     def load(cls, path: Path) -> "AccessList":
@@ -104,16 +101,6 @@ class AccessList:
             raise ConfigError(*problems)
         return cls(anonymous, users, patterns)
 
-    @classmethod
-    def unrestricted(cls) -> "AccessList":
-        """Return the rights where no file is given: everything but writing to the broker's own."""
-        return cls([], {}, [], everything=True)
-
-    @property
-    def is_unrestricted(self) -> bool:
-        """Whether reading needs no question, and writing only for topics that begin with `$`."""
-        return self._open
-
     def may_write(self, principal: Principal, topic: bytes) -> bool:
         """Whether the principal may publish on a topic, now or by its will."""
         if topic.startswith(b"$"):
@@ -122,22 +109,25 @@ class AccessList:
                 return False
             if topic.startswith(b"$share"):
                 return False
-        return self._open or self._decide(principal, topic, WRITE)
+        return self._decide(principal, topic, WRITE)
 
     def may_read(self, principal: Principal, topic: bytes) -> bool:
         """Whether a message on a topic may be delivered to the principal."""
-        return self._open or self._decide(principal, topic, READ)
+        return self._decide(principal, topic, READ)
 
     def may_subscribe(self, principal: Principal, filter: bytes) -> bool:  # noqa: A002
         """Whether a subscription could ever deliver anything; the rights on delivery decide.
 
         Takes shared filters (`$share/group/filter`) as well.
         """
-        if self._open:
-            return True
         wanted = split_shared(filter)[1]
+        is_dollar = wanted.startswith(b"$")
+        begin = _fixed_begin(wanted)
         for rule in self._rules(principal):
-            reaches = rule.dollar or not wanted.startswith(b"$")
+            prefix = rule.prefix
+            if not begin.startswith(prefix) and not prefix.startswith(begin):
+                continue  # most lines are about other topics
+            reaches = rule.dollar or not is_dollar
             if rule.access == 0 and reaches and covers(rule.filter, wanted):
                 return False
             if rule.access & READ and _overlap(rule, wanted):
@@ -278,6 +268,13 @@ def _rule(rest: bytes) -> Rule:
         raise ValueError(f"'{_text(topic)}' is no topic filter: {error}{hint}") from None
     fixed = _FIXED.match(topic)
     return Rule(access, topic, fixed[1] if fixed else b"", topic.startswith(b"$"))
+
+
+def _fixed_begin(filter: bytes) -> bytes:  # noqa: A002
+    """What every topic begins with that a filter matches."""
+    if b"+" in filter:
+        return filter[: filter.index(b"+")]
+    return filter[:-2] if filter.endswith(b"#") else filter
 
 
 def _unknown_word(word: bytes) -> str:

@@ -18,8 +18,10 @@ from isthmus.delivery.message import Message
 from isthmus.delivery.outlet import KEEP
 from isthmus.errors import MQTTError, ProtocolViolation
 from isthmus.metrics.drops import Drops
+from isthmus.metrics.log_limit import LogLimit
 from isthmus.mqtt.properties import Properties, PropertyId
 from isthmus.mqtt.reasons import ReasonCode
+from isthmus.net.peer import peer_network, peer_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +60,8 @@ class LocalExchange(Exchange):
 class Broker:
     """Sessions, subscriptions and retained messages of the clients nearby.
 
-    `accept` is given to listeners. `refusals` counts connections closed by us, by reason code.
+    `accept` is given to listeners. `refusals` counts connections closed by us, by reason code;
+    `ends` logs them.
     """
 
     final = False
@@ -76,7 +79,10 @@ class Broker:
         self.authenticator = authenticator
         self.rights = Rights(access, settings.limits.topic_levels)
         self.drops = Drops("broker", log)
-        self.retained = RetainedMessages(settings.limits.retained_messages, self.drops)
+        self.ends = LogLimit(log, reactor.wheel.at)
+        self.retained = RetainedMessages(
+            settings.limits.retained_messages, settings.limits.retained_bytes, self.drops
+        )
         self.exchange = LocalExchange(self.retained)
         self.sessions: dict[str, Session] = {}
         self.unnamed: set[Client] = set()
@@ -134,10 +140,15 @@ class Broker:
         """Take a new connection from a listener."""
         self.accepted += 1
         if self.connected + len(self.unnamed) >= self.settings.limits.connections:
-            self.refusals[ReasonCode.QUOTA_EXCEEDED] = (
-                self.refusals.get(ReasonCode.QUOTA_EXCEEDED, 0) + 1
+            reason = "too many connections"
+            self.count_refusal(ProtocolViolation(reason, ReasonCode.QUOTA_EXCEEDED))
+            self.ends.line(
+                reason,
+                peer_network(link.peername),
+                f"client {peer_text(link.peername)} refused: {reason}; "
+                "see broker.limits.connections",
             )
-            link.abort("too many connections")
+            link.abort(reason)
             return
         self.unnamed.add(Client(self, link))
 
@@ -198,6 +209,8 @@ class Broker:
         self.connected -= 1
         session.client = None
         session.lane.detach()
+        if session.retained_delivery is not None:
+            session.retained_delivery.stop()
         if client.will is not None:
             self._leave_will(session, client.will, min(client.will_delay_s, session.expiry_s))
         if not session.expiry_s:
@@ -215,6 +228,7 @@ class Broker:
         for filter_ in session.subscriptions:
             self.exchange.unsubscribe(filter_, session)
         session.subscriptions = {}
+        session.retained_delivery = None
         if session.received_qos2 is not None:
             session.received_qos2.clear()
         self.sent_by_ended += session.lane.sent
@@ -263,7 +277,7 @@ class Broker:
             return
         # Rights may have changed since CONNECT.
         if session.rights.refusal(session.principal, will.topic):
-            self.drops.add("denied", will.topic.decode())
+            self.drops.add("denied", will.topic)
         else:
             self.publish(will)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from typing import TYPE_CHECKING
 
 from isthmus import clock
 from isthmus.auth.principal import Principal
 from isthmus.broker.rights import RefusedOutlet
+from isthmus.broker.strangers import hint
 from isthmus.broker.subscriptions import subscribe, unsubscribe
 from isthmus.delivery.endpoint import Origin
 from isthmus.delivery.message import Message
@@ -33,6 +35,7 @@ from isthmus.mqtt.packets import (
 from isthmus.mqtt.properties import Properties, PropertyId
 from isthmus.mqtt.properties import encode as encode_properties
 from isthmus.mqtt.reasons import ReasonCode, describe
+from isthmus.net.peer import peer_network, peer_text
 
 if TYPE_CHECKING:
     from isthmus.broker.broker import Broker
@@ -56,7 +59,17 @@ class Client(Source):
     with the retain flag as published.
     """
 
-    __slots__ = ("_broker", "_deaf", "_task", "_timer", "bridge", "session", "will", "will_delay_s")
+    __slots__ = (
+        "_broker",
+        "_deaf",
+        "_first_bytes",
+        "_task",
+        "_timer",
+        "bridge",
+        "session",
+        "will",
+        "will_delay_s",
+    )
 
     def __init__(self, broker: Broker, link: Link) -> None:
         settings = broker.settings
@@ -79,15 +92,24 @@ class Client(Source):
         self._timer: Timer | None = link.reactor.wheel.at(
             clock.monotonic() + settings.limits.connect_timeout, self._connect_timeout
         )
-        link.on_data = self.receive
+        self._first_bytes = b""
+        link.on_data = self._receive_first
         link.on_close = self.link_closed
 
     @property
     def name(self) -> str:
         """The client id, or the address before there is one; safe to log."""
-        return repr(self.origin.client_id) if self.session is not None else str(self.link.peername)
+        if self.session is not None:
+            return repr(self.origin.client_id)
+        return peer_text(self.link.peername)
 
     # -- events ----------------------------------------------------------------------------------
+
+    def _receive_first(self, data: bytes) -> None:
+        """Take the first read: kept in part, to tell what it was if it was not MQTT."""
+        self._first_bytes = data[:4]
+        self.link.on_data = self.receive
+        self.receive(data)
 
     def handle(self, event: Event) -> None:
         """Answer everything that is neither a message nor a plain PUBACK."""
@@ -144,7 +166,7 @@ class Client(Source):
 
     def close_reason(self, reason: str) -> None:
         """Close at once; what waits for this client is given up."""
-        log.info("client %s closed: %s", self.name, reason)
+        self._log_end(reason, reason)
         self._broker.drops.add("slow_consumer", reason)
         self._end()
         self.link.abort(reason)
@@ -182,11 +204,40 @@ class Client(Source):
             self._authenticated(packet, known)
 
     async def _authenticate(self, packet: Connect) -> None:
-        good = await self._broker.authenticator.authenticate(packet.username, packet.password)
-        self._task = None
-        if not self.closed:
-            self._authenticated(packet, good)
-            self.unhold()
+        try:
+            good = await self._broker.authenticator.authenticate(
+                packet.username,
+                packet.password,
+                source=peer_network(self.link.peername),
+                gone=self._gone,
+            )
+        except MQTTError as error:
+            self.fail(error)
+            return
+        finally:
+            self._task = None
+        if self.closed:
+            return
+        if not good and self._gone():
+            self.link.abort("the client left before its login was checked")
+            return
+        self._authenticated(packet, good)
+        self.unhold()
+
+    def _gone(self) -> bool:
+        """Whether the client has closed its side, and wants nothing but the answer to its CONNECT.
+
+        The link does not see it while it is paused. What came behind the CONNECT has to be done
+        also for a client that has gone.
+        """
+        if self._held:
+            return False
+        try:
+            return not self.link.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def _authenticated(self, packet: Connect, good: bool) -> None:
         if not good:
@@ -213,6 +264,12 @@ class Client(Source):
                 )
             client_id = broker.new_client_id()
             properties[PropertyId.ASSIGNED_CLIENT_IDENTIFIER] = client_id
+        longest = broker.settings.limits.client_id_bytes
+        if len(client_id.encode(errors="surrogatepass")) > longest:
+            raise ProtocolViolation(
+                f"the client id is longer than {longest} bytes",
+                ReasonCode.CLIENT_IDENTIFIER_NOT_VALID,
+            )
         username = broker.authenticator.identity(packet.username)
         principal = Principal(username, client_id)
         self._take_will(packet, principal)
@@ -236,6 +293,8 @@ class Client(Source):
             receive_maximum=peer.receive_maximum,
             max_packet=peer.maximum_packet_size,
         )
+        if session.retained_delivery is not None:
+            session.retained_delivery.resume()
         self._watch_keep_alive()
         log.debug("client %s connected", self.name)
 
@@ -249,6 +308,11 @@ class Client(Source):
         properties = dict(will.properties)
         self.will_delay_s = properties.pop(PropertyId.WILL_DELAY_INTERVAL, 0)
         block = encode_properties(properties, PacketType.PUBLISH)
+        largest = self._broker.settings.limits.will_bytes
+        if len(will.topic) + len(will.payload) + len(block) > largest:
+            raise ProtocolViolation(
+                f"the will is larger than {largest} bytes", ReasonCode.QUOTA_EXCEEDED
+            )
         self.will = Message(will.topic, will.payload, will.qos, will.retain, block)
 
     # -- keep alive ------------------------------------------------------------------------------
@@ -273,7 +337,10 @@ class Client(Source):
 
     def _connect_timeout(self) -> None:
         self._timer = None
-        self.link.abort("no CONNECT in time")
+        reason = "no CONNECT in time" if self._task is None else "the login took too long"
+        self._broker.count_refusal(ProtocolViolation(reason, ReasonCode.KEEP_ALIVE_TIMEOUT))
+        self._log_end(reason, reason)
+        self.link.abort(reason)
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -295,11 +362,23 @@ class Client(Source):
         if self.closed:
             return
         self._broker.count_refusal(error)
-        log.info("client %s closed: %s (%s)", self.name, error, describe(error.reason).rstrip("."))
+        self._log_end(str(error), describe(error.reason).rstrip("."))
         if not self.link.out:
             self.link.touch()
         self.connection.answer(error)
         self.leave(str(error))
+
+    def _log_end(self, reason: str, cause: str) -> None:
+        """Log why we close; `cause` stands for all lines like it."""
+        named = self.session is not None
+        text = f"client {self.name} closed: {reason}"
+        if cause != reason:
+            text += f" ({cause})"
+        if self.connection.state is State.NEW and (remark := hint(self._first_bytes)):
+            text += f"; {remark}"
+        self._broker.ends.line(
+            cause, self.origin.client_id if named else peer_network(self.link.peername), text
+        )
 
     def close(self, code: ReasonCode, text: str) -> None:
         """Close from our side, with DISCONNECT and `code` in MQTT 5."""

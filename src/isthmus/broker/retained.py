@@ -9,56 +9,85 @@ from isthmus.delivery.message import Message
 from isthmus.delivery.outlet import Outlet
 from isthmus.mqtt.properties import message_expiry, with_message_expiry
 from isthmus.mqtt.topic_tree import TopicIndex
+from isthmus.mqtt.topics import is_wildcard
 
 if TYPE_CHECKING:
     from isthmus.delivery.receipt import Receipt
     from isthmus.metrics.drops import Drops
 
 
-class RetainedMessages:
-    """The retained message of each topic, at most `maximum` of them.
+MESSAGE_OVERHEAD_BYTES = 400
+"""What a retained message costs besides its bytes: the record, its places in the index."""
 
-    `changed(topic)` is called when a topic gains or loses its message.
+
+class RetainedMessages:
+    """The retained message of each topic: at most `maximum`, and at most `max_bytes` in all.
+
+    `size` is the bytes that they take: topics, properties, payloads, and `MESSAGE_OVERHEAD_BYTES`
+    for each.
     """
 
-    __slots__ = ("_drops", "_index", "maximum")
+    __slots__ = ("_drops", "_index", "max_bytes", "maximum", "size")
 
-    def __init__(self, maximum: int, drops: Drops) -> None:
+    def __init__(self, maximum: int, max_bytes: int, drops: Drops) -> None:
         self.maximum = maximum
+        self.max_bytes = max_bytes
+        self.size = 0
         self._drops = drops
         self._index: TopicIndex[Message] = TopicIndex()
 
     def __len__(self) -> int:
         return len(self._index)
 
-    def set(self, topic: bytes, flags: int, properties: bytes, payload: bytes) -> None:
-        """Replace the message of `topic`; an empty payload removes it (MQTT-3.3.1-6)."""
+    def set(self, topic: bytes, flags: int, properties: bytes, payload: bytes) -> bool:
+        """Replace the message of `topic`; an empty payload removes it (MQTT-3.3.1-6).
+
+        False if there is no room. Then the topic has no message any more: the one that it had is
+        not the last one, and must not pass for it.
+        """
         if not payload:
-            self._index.remove(topic)
-            return
-        if len(self._index) >= self.maximum and self._index.get(topic) is None:
-            self._drops.add("retained_full", topic.decode())
-            return
+            self._remove(topic)
+            return True
+        before = self._index.get(topic)
+        if before is None and len(self._index) >= self.maximum:
+            self._drops.add("retained_messages", topic)
+            return False
         lifetime = message_expiry(properties) if properties else None
         expires = None if lifetime is None else clock.monotonic() + lifetime
-        self._index.set(topic, Message(topic, payload, flags >> 1 & 3, True, properties, expires))
+        message = Message(topic, payload, flags >> 1 & 3, True, properties, expires)
+        size = self.size + _size(message) - (0 if before is None else _size(before))
+        if size > self.max_bytes:
+            self._drops.add("retained_bytes", topic)
+            self._remove(topic)
+            return False
+        self._index.set(topic, message)
+        self.size = size
+        return True
 
     def get(self, topic: bytes) -> Message | None:
         """The message of `topic`, with its expiry aged; None if there is none or it has expired."""
         message = self._index.get(topic)
         return None if message is None else self._aged(message)
 
-    def match(self, filter_: bytes) -> list[Message]:
-        """The messages whose topics match `filter_`, with their expiry aged."""
-        found = (self._aged(message) for _, message in self._index.match(filter_))
-        return [message for message in found if message is not None]
+    def may_match(self, filter_: bytes) -> bool:
+        """Whether there may be messages that match `filter_`; costs no walk."""
+        return len(self._index) > 0 and (is_wildcard(filter_) or filter_ in self._index)
+
+    def topics(self, filter_: bytes) -> list[bytes]:
+        """The topics with a message that match `filter_`."""
+        return self._index.topics(filter_)
+
+    def _remove(self, topic: bytes) -> None:
+        message = self._index.remove(topic)
+        if message is not None:
+            self.size -= _size(message)
 
     def _aged(self, message: Message) -> Message | None:
         if message.expires is None:
             return message
         left = message.expires - clock.monotonic()
         if left <= 0:
-            self._index.remove(message.topic)
+            self._remove(message.topic)
             return None
         return Message(
             message.topic,
@@ -68,6 +97,12 @@ class RetainedMessages:
             with_message_expiry(message.properties, max(1, int(left))),
             message.expires,
         )
+
+
+def _size(message: Message) -> int:
+    return (
+        len(message.topic) + len(message.properties) + len(message.payload) + MESSAGE_OVERHEAD_BYTES
+    )
 
 
 class RetainOutlet(Outlet):
@@ -82,9 +117,14 @@ class RetainOutlet(Outlet):
         self._flags = flags
 
     def send(self, flags: int, properties: bytes, payload: bytes, receipt: Receipt | None) -> None:
-        """Store the message; memory is as safe as it gets without a store."""
-        del receipt
-        self._retained.set(self._topic, self._flags[flags], properties, payload)
+        """Store the message; memory is as safe as it gets without a store.
+
+        Where there is no room, an MQTT 5 publisher of QoS 1 or 2 is told so with 0x97. MQTT 3 has
+        no word for it but to close.
+        """
+        stored = self._retained.set(self._topic, self._flags[flags], properties, payload)
+        if not stored and receipt is not None and receipt.source.v5:
+            receipt.refuse(len(receipt.ids) - 1, 0x97)
 
     def with_flags(self, table: tuple[int, ...]) -> RetainOutlet | None:
         """The same for flags mapped by `table`; None if none of them retains."""

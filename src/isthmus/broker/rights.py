@@ -97,6 +97,6 @@ class RefusedOutlet(Outlet):
     def send(self, flags: int, properties: bytes, payload: bytes, receipt: Receipt | None) -> None:
         """Count the message as dropped."""
         del flags, properties, payload
-        self._drops.add(self._reason, self._topic.decode())
+        self._drops.add(self._reason, self._topic)
         if receipt is not None and receipt.source.v5:
             receipt.refuse(len(receipt.ids) - 1, self.code)

@@ -10,6 +10,7 @@ from isthmus.delivery.outlet import LaneOutlet, flag_table
 if TYPE_CHECKING:
     from isthmus.auth.principal import Principal
     from isthmus.broker.client import Client
+    from isthmus.broker.retained_delivery import RetainedDelivery
     from isthmus.broker.rights import Rights
     from isthmus.delivery.endpoint import Origin
     from isthmus.delivery.message import Message
@@ -34,7 +35,9 @@ class Session:
 
     `client` is the live connection or None. `expiry_s` says how long the session outlives it, 0 not
     at all. `principal` is the identity that the session belongs to: nobody else may take it over.
-    `will` is a will that waits for its delay.
+    `will` is a will that waits for its delay. `subscription_bytes` is what the subscriptions take
+    in memory, and `shapes` how many there are of each shape, None until there are so many that it
+    matters. `retained_delivery` are the retained messages that are still to be sent, or None.
     """
 
     __slots__ = (
@@ -44,7 +47,10 @@ class Session:
         "lane",
         "principal",
         "received_qos2",
+        "retained_delivery",
         "rights",
+        "shapes",
+        "subscription_bytes",
         "subscriptions",
         "will",
         "will_timer",
@@ -58,6 +64,9 @@ class Session:
         self.expiry_s = 0
         self.expires: Timer | None = None
         self.subscriptions: dict[bytes, SubscribeOptions] = {}
+        self.subscription_bytes = 0
+        self.shapes: dict[bytes, int] | None = None
+        self.retained_delivery: RetainedDelivery | None = None
         self.received_qos2: dict[bytes, Incoming] | None = None
         self.will: Message | None = None
         self.will_timer: Timer | None = None

@@ -26,6 +26,18 @@ class LimitSettings(SettingsModel):
     subscriptions_per_session: int = Field(
         default=10_000, ge=1, description="Subscriptions that one session may hold."
     )
+    subscription_bytes: Size = Field(
+        default=16 << 20,
+        ge=1024,
+        description="Memory that the subscriptions of one session may take: the bytes of each "
+        "filter and 300 more, and for one with wildcards 300 for each of its levels.",
+    )
+    wildcard_shapes: int = Field(
+        default=100,
+        ge=1,
+        description="Different places of wildcards among the subscriptions of one session: `a/+` "
+        "and `b/+` have the same shape, `+/a` has another. It bounds what one message costs.",
+    )
     topic_levels: int = Field(
         default=32, ge=1, le=65_535, description="Levels of a topic or filter."
     )
@@ -37,6 +49,20 @@ class LimitSettings(SettingsModel):
     )
     retained_messages: int = Field(
         default=1_000_000, ge=0, description="Retained messages of the whole broker."
+    )
+    retained_bytes: Size = Field(
+        default=512 << 20,
+        ge=0,
+        description="Memory that the retained messages of the whole broker may take: their bytes "
+        "and 400 more for each.",
+    )
+    will_bytes: Size = Field(
+        default=64 << 10,
+        ge=0,
+        description="Topic, payload and properties of the will of one client.",
+    )
+    client_id_bytes: int = Field(
+        default=1024, ge=23, le=65_535, description="Length of a client id in bytes."
     )
     sessions: int = Field(
         default=1_000_000, ge=1, description="Sessions of the whole broker, connected or not."

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from isthmus.broker.session import SESSION_FLAGS
-from isthmus.delivery.outlet import LaneOutlet
+from isthmus.broker.retained_delivery import RetainedDelivery
 from isthmus.errors import ProtocolViolation
 from isthmus.mqtt.packets import Suback, Unsuback
 from isthmus.mqtt.properties import PropertyId
 from isthmus.mqtt.reasons import ReasonCode
+from isthmus.mqtt.topics import is_wildcard, shape
 
 if TYPE_CHECKING:
     from isthmus.broker.broker import Broker
     from isthmus.broker.client import Client
     from isthmus.broker.session import Session
-    from isthmus.mqtt.packets import Subscribe, SubscribeOptions, Unsubscribe
+    from isthmus.broker.settings import LimitSettings
+    from isthmus.mqtt.packets import Subscribe, Unsubscribe
 
 SHARED_PREFIX = b"$share/"
 V3_FAILURE = 0x80
 
-FLUSH_EVERY = 64
-"""Retained messages after which they are handed to the network."""
+BYTES_PER_PLACE = 300
+"""What a filter takes besides its bytes, and what each level of a tree of filters takes."""
 
 
 def subscribe(broker: Broker, client: Client, packet: Subscribe) -> None:
@@ -38,15 +40,22 @@ def subscribe(broker: Broker, client: Client, packet: Subscribe) -> None:
             )
         )
         return
+    limits = broker.settings.limits
     codes = []
-    granted = []
+    retained = []
     for filter_, asked in packet.filters:
         options = asked
         if client.bridge:
             options = replace(asked, no_local=True, retain_as_published=True)
-        code = _refusal(broker, session, filter_)
+        new = filter_ not in session.subscriptions
+        code = _refusal(limits, session, filter_, new=new)
         if not code:
-            granted.append((filter_, options, filter_ not in session.subscriptions))
+            if new:
+                _account(session, filter_, 1)
+            if (options.retain_handling == 0 or (options.retain_handling == 1 and new)) and (
+                broker.retained.may_match(filter_)
+            ):
+                retained.append((filter_, options))
             session.subscriptions[filter_] = options
             broker.exchange.subscribe(filter_, session, options)
             code = options.qos
@@ -54,9 +63,12 @@ def subscribe(broker: Broker, client: Client, packet: Subscribe) -> None:
             code = V3_FAILURE
         codes.append(code)
     client.respond(Suback(packet.packet_id, codes))
-    for filter_, options, new in granted:
-        if options.retain_handling == 0 or (options.retain_handling == 1 and new):
-            _send_retained(broker, session, filter_, options)
+    if retained:
+        delivery = session.retained_delivery
+        if delivery is None:
+            delivery = session.retained_delivery = RetainedDelivery(broker.retained, session)
+        for filter_, options in retained:
+            delivery.add(filter_, options)
 
 
 def unsubscribe(broker: Broker, client: Client, packet: Unsubscribe) -> None:
@@ -67,37 +79,59 @@ def unsubscribe(broker: Broker, client: Client, packet: Unsubscribe) -> None:
     for filter_ in packet.filters:
         known = session.subscriptions.pop(filter_, None) is not None
         if known:
+            _account(session, filter_, -1)
             broker.exchange.unsubscribe(filter_, session)
+            if session.retained_delivery is not None:
+                session.retained_delivery.discard(filter_)
         codes.append(ReasonCode.SUCCESS if known else ReasonCode.NO_SUBSCRIPTION_EXISTED)
     client.respond(Unsuback(packet.packet_id, codes))
 
 
-def _refusal(broker: Broker, session: Session, filter_: bytes) -> int:
+def _refusal(limits: LimitSettings, session: Session, filter_: bytes, *, new: bool) -> int:
     if filter_.startswith(SHARED_PREFIX):
         return ReasonCode.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED
-    limit = broker.settings.limits.subscriptions_per_session
-    if len(session.subscriptions) >= limit and filter_ not in session.subscriptions:
-        return ReasonCode.QUOTA_EXCEEDED
+    if new:
+        count = len(session.subscriptions)
+        if (
+            count >= limits.subscriptions_per_session
+            or session.subscription_bytes + _memory(filter_) > limits.subscription_bytes
+            or (count >= limits.wildcard_shapes and _adds_a_shape(session, filter_, limits))
+        ):
+            return ReasonCode.QUOTA_EXCEEDED
     return session.rights.subscribe_refusal(session.principal, filter_)
 
 
-def _send_retained(
-    broker: Broker, session: Session, filter_: bytes, options: SubscribeOptions
-) -> None:
-    """Send what is retained for `filter_`, with the retain flag (MQTT-3.3.1-8)."""
-    found = broker.retained.match(filter_)
-    link = session.lane.link
-    if not found or link is None:
-        return
-    unsent = link.unsent + sum(map(len, link.out)) if link.blocked else 0
-    if unsent > broker.settings.limits.unsent_bytes:
-        broker.drops.add("slow_consumer", filter_.decode(), len(found))
-        return
-    for number, message in enumerate(found):
-        if number % FLUSH_EVERY == 0 and not link.blocked:
-            link.flush()  # so that a second SUBSCRIBE of this read sees whether the client reads
-        if session.rights.may_read(session.principal, message.topic):
-            outlet = LaneOutlet(
-                session.lane, message.topic, SESSION_FLAGS[options.qos, True], memory=True
-            )
-            outlet.send(message.flags, message.properties, message.payload, None)
+def _memory(filter_: bytes) -> int:
+    """What a subscription to `filter_` takes, roughly; see `limits.subscription_bytes`."""
+    size = len(filter_) + BYTES_PER_PLACE
+    if b"+" in filter_ or b"#" in filter_:
+        size += (filter_.count(b"/") + 1) * BYTES_PER_PLACE
+    return size
+
+
+def _adds_a_shape(session: Session, filter_: bytes, limits: LimitSettings) -> bool:
+    """Whether `filter_` would be one shape too many.
+
+    The shapes are counted only once there are as many subscriptions as there may be shapes: most
+    sessions never get there.
+    """
+    if not is_wildcard(filter_):
+        return False
+    if session.shapes is None:
+        session.shapes = Counter(
+            shape(known) for known in session.subscriptions if is_wildcard(known)
+        )
+    return len(session.shapes) >= limits.wildcard_shapes and shape(filter_) not in session.shapes
+
+
+def _account(session: Session, filter_: bytes, change: int) -> None:
+    """Count a subscription that comes (1) or goes (-1)."""
+    session.subscription_bytes += change * _memory(filter_)
+    shapes = session.shapes
+    if shapes is not None and is_wildcard(filter_):
+        found = shape(filter_)
+        left = shapes.get(found, 0) + change
+        if left:
+            shapes[found] = left
+        else:
+            del shapes[found]

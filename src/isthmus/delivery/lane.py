@@ -245,7 +245,7 @@ class Lane:
                 self.queued > 0 and self.queued_bytes + item.size > self.max_queued_bytes
             )
         if over:
-            self.drops.add("queue_full", topic[2:].decode())
+            self.drops.add("queue_full", topic[2:])
             return
         if self.full and receipt is not None and self.queued_bytes > 2 * self.max_queued_bytes:
             self._reject(topic, receipt)
@@ -269,7 +269,7 @@ class Lane:
         MQTT 5 says so with 0x97. MQTT 3 has no word for it but to close; the publisher keeps the
         message and sends it again after reconnecting.
         """
-        self.drops.add("rejected", topic[2:].decode())
+        self.drops.add("rejected", topic[2:])
         receipt.refuse(len(receipt.ids) - 1, 0x97)
         if not receipt.source.v5:
             receipt.source.close_reason("the queue of a route is full")
@@ -305,7 +305,7 @@ class Lane:
             left = expires - clock.monotonic()
             if left <= 0:
                 # An expired message has been dealt with as its publisher asked (MQTT-3.3.2-5).
-                self.drops.add("expired", topic[2:].decode())
+                self.drops.add("expired", topic[2:])
                 if receipt is not None:
                     receipt.release()
                 return
@@ -394,7 +394,7 @@ class Lane:
         """
         if packet_id:
             self.window.free.append(packet_id)
-        self.drops.add("too_large", topic[2:].decode())
+        self.drops.add("too_large", topic[2:])
         if receipt is not None and self.blocks:
             receipt.refuse(index, 0x83)
 
@@ -495,7 +495,7 @@ class Lane:
         else:
             self.refused += 1
             topic = unpack(packet, v5=self.v5)[1]
-            self.drops.add(f"refused_0x{code:02x}", topic[2:].decode())
+            self.drops.add(f"refused_0x{code:02x}", topic[2:])
             if receipt is not None:
                 receipt.refuse(index, code)
                 receipt.release()

@@ -149,7 +149,7 @@ class LaneOutlet(Outlet):
             entries[packet_id] = (packet, receipt, index)
         else:
             if link is None:
-                lane.drops.add("link_down", topic[2:].decode())
+                lane.drops.add("link_down", topic[2:])
                 return
             if lane.v5:
                 if properties:
@@ -158,7 +158,7 @@ class LaneOutlet(Outlet):
                     topic = topic + b"\0"
             size = len(topic) + len(payload)
             if size > lane.max_body:
-                lane.drops.add("too_large", self.topic[2:].decode())
+                lane.drops.add("too_large", self.topic[2:])
                 return
             head = VARINT[size] if size < 16384 else varint(size)
             packet = join((FIRST[first], head, topic, payload))
@@ -208,7 +208,7 @@ class FanOutlet(Outlet):
         for lane in self.lanes:
             link = lane.link
             if link is None:
-                lane.drops.add("link_down", topic[2:].decode())
+                lane.drops.add("link_down", topic[2:])
                 continue
             packet = v3_packet
             size = v3_size
@@ -218,7 +218,7 @@ class FanOutlet(Outlet):
                 packet = v5_packet
                 size = v5_size
             if size > lane.max_body:
-                lane.drops.add("too_large", topic[2:].decode())
+                lane.drops.add("too_large", topic[2:])
             elif link.blocked:
                 lane.send_blocked(packet)
             else:

@@ -90,7 +90,7 @@ class Queue:
         for place, item in enumerate(self._items):
             if place >= self._returned and _orphaned(item.receipt):
                 self.size -= item.size
-                drops.add("orphaned", item.topic[2:].decode())
+                drops.add("orphaned", item.topic[2:])
             else:
                 kept.append(item)
         self._items = kept

@@ -21,31 +21,40 @@ class Drops:
     `queue_full`, `slow_consumer`, `too_large`, `expired`, `denied`, `refused`.
     """
 
-    __slots__ = ("_log", "_logged", "counts", "place")
+    __slots__ = ("_line_at", "_log", "_logged", "counts", "place")
 
     def __init__(self, place: str, log: logging.Logger) -> None:
         self.place = place
         self.counts: dict[str, int] = {}
         self._log = log
-        self._logged: dict[str, tuple[float, int]] = {}
+        self._line_at: dict[str, float] = {}
+        self._logged: dict[str, int] = {}
 
     @property
     def total(self) -> int:
         """All drops, whatever the reason."""
         return sum(self.counts.values())
 
-    def add(self, reason: str, detail: str = "", count: int = 1) -> None:
-        """Count `count` messages dropped for `reason`; `detail` goes to the log line only."""
-        before = self.counts.get(reason, 0)
-        self.counts[reason] = before + count
+    def add(self, reason: str, detail: str | bytes = "", count: int = 1) -> None:
+        """Count `count` messages dropped for `reason`.
+
+        `detail`, such as the topic, goes to the log line only. As bytes it is decoded only where a
+        line is logged: of a flood every other drop costs two look-ups and the clock.
+        """
+        counts = self.counts
+        total = counts[reason] = counts.get(reason, 0) + count
         now = clock.monotonic()
-        last, logged = self._logged.get(reason, (-LOG_EVERY_S, 0))
-        if now - last >= LOG_EVERY_S:
-            self._logged[reason] = (now, before + count)
-            self._log.warning(
-                "%s: %d message(s) dropped: %s%s",
-                self.place,
-                before + count - logged,
-                reason,
-                f" ({detail})" if detail else "",
-            )
+        if now >= self._line_at.get(reason, 0.0):
+            self._line_at[reason] = now + LOG_EVERY_S
+            self._log_line(reason, detail, total - self._logged.get(reason, 0))
+            self._logged[reason] = total
+
+    def _log_line(self, reason: str, detail: str | bytes, count: int) -> None:
+        text = detail if isinstance(detail, str) else detail.decode(errors="backslashreplace")
+        self._log.warning(
+            "%s: %d message(s) dropped: %s%s",
+            self.place,
+            count,
+            reason,
+            f" ({text})" if text else "",
+        )

@@ -8,6 +8,7 @@ The sets keep their identity for the life of the process, so hot code may bind `
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from isthmus.errors import ProtocolViolation
@@ -25,6 +26,7 @@ VALID_NAMES: Final[set[bytes]] = set()
 _OLD_NAMES: Final[set[bytes]] = set()
 
 _SHARE: Final = b"$share/"
+_NAMES: Final = re.compile(rb"[^/+#]+")
 
 
 def check_name(topic: bytes) -> None:
@@ -81,6 +83,14 @@ def check_filter(filter: bytes) -> None:  # noqa: A002 - the word of the specifi
 def is_wildcard(filter: bytes) -> bool:  # noqa: A002
     """Whether a valid filter can match more than one topic."""
     return b"+" in filter or b"#" in filter
+
+
+def shape(filter: bytes) -> bytes:  # noqa: A002
+    """Where the wildcards of a valid filter stand: the filter without the names of its levels.
+
+    Of all filters with one shape at most one matches a given topic.
+    """
+    return _NAMES.sub(b"", filter)
 
 
 def levels(topic: bytes) -> int:

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 
 from isthmus.clock import monotonic
 from isthmus.net.link import READ_LIMIT, Link, Turn, describe
+from isthmus.net.peer import peer_text
 from isthmus.net.poller import READ, Poller, default_poller
 from isthmus.net.timers import Timer, Wheel
 
@@ -219,7 +220,7 @@ class Reactor(Turn):
                     link.abort(describe(error))
                     continue
                 except Exception:
-                    log.exception(FAILED, link.peername, "on_drained")
+                    log.exception(FAILED, peer_text(link.peername), "on_drained")
                     self.failed(link, "on_drained")
                     continue
                 if not size:
@@ -229,7 +230,7 @@ class Reactor(Turn):
                 try:
                     link.on_bytes(bytes(raw[:size]))
                 except Exception:
-                    log.exception(FAILED, link.peername, "on_data")
+                    log.exception(FAILED, peer_text(link.peername), "on_data")
                     self.failed(link, "on_data")
                 credit -= 1 + (size >> 11)
             if credit <= 0:
@@ -256,7 +257,7 @@ class Reactor(Turn):
             try:
                 link.step()
             except Exception:
-                log.exception(FAILED, link.peername, "on_data")
+                log.exception(FAILED, peer_text(link.peername), "on_data")
                 self.failed(link, "on_data")
             if monotonic() - started > TURN_BUDGET_S:
                 return
@@ -288,7 +289,7 @@ class Reactor(Turn):
                 try:
                     link.flush()
                 except Exception:
-                    log.exception(FAILED, link.peername, "flush")
+                    log.exception(FAILED, peer_text(link.peername), "flush")
                     self.failed(link, "flush")
         self._flushes += len(touched)
         touched.clear()
@@ -299,7 +300,7 @@ class Reactor(Turn):
             try:
                 link.finish()
             except Exception:
-                log.exception(FAILED, link.peername, "close")
+                log.exception(FAILED, peer_text(link.peername), "close")
                 self.failed(link, "close")
             on_close, link.on_close = link.on_close, None
             link.on_drained = None
@@ -308,7 +309,7 @@ class Reactor(Turn):
                     on_close(link.reason)
                 except Exception:
                     self._failures += 1
-                    log.exception("%s: on_close failed", link.peername)
+                    log.exception("%s: on_close failed", peer_text(link.peername))
 
     def _run_soon(self) -> None:
         self._soon = None

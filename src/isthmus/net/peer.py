@@ -1,0 +1,33 @@
+"""The address of a peer, as people read it and as a key to tell peers apart."""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address, ip_address
+from typing import Any
+
+
+def peer_text(peername: Any) -> str:
+    """`host:port`, with IPv6 in brackets, of what `accept` or `getpeername` gave."""
+    if not isinstance(peername, tuple):
+        return str(peername)
+    host, port = peername[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def peer_network(peername: Any) -> str:
+    """Where the peer is: its IPv4 address, or the /64 of its IPv6 address.
+
+    A host of IPv6 may use any address of its /64, so they all count as one.
+    """
+    if not isinstance(peername, tuple):
+        return str(peername)
+    host = str(peername[0])
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host
+    if not isinstance(address, IPv6Address):
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return f"{IPv6Address(address.packed[:8] + bytes(8))}/64"
