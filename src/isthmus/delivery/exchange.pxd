@@ -11,8 +11,6 @@ cdef class Exchange:
     @cython.locals(plan=Plan)
     cpdef Plan plan(self, bytes topic)
 
-    cpdef bint _renewed(self, bytes topic, Plan plan)
-
     cpdef Plan _new(self, bytes topic)
 
     @cython.locals(plan=Plan)

@@ -61,7 +61,7 @@ class Exchange:
     def plan(self, topic: bytes) -> Plan:
         """The plan of `topic` for a publisher without particulars."""
         plan = self.plans.get(topic)
-        if plan is None or (plan.stale and not self._renewed(topic, plan)):
+        if plan is None or (plan.stale and not plan.renew(topic)):
             # Made for this message alone where the topic is too long to be remembered.
             plan = self._new(topic) if len(topic) <= REMEMBERED_BYTES else Plan()
         if not plan.made:
@@ -69,19 +69,6 @@ class Exchange:
             self.resolve(topic, plan)
             plan.close()
         return plan
-
-    def _renewed(self, topic: bytes, plan: Plan) -> bool:
-        """Make the stale plan of `topic` good again, if its subscriptions are what they were.
-
-        Subscriptions that come and go, as for one reply, make every plan that they match stale, and
-        most are asked for again only when things are as before.
-        """
-        if plan.parents is not None or plan.matched is None:
-            return False
-        if plan.matched != self._tree.match(topic):
-            return False
-        plan.stale = False
-        return True
 
     def _new(self, topic: bytes) -> Plan:
         """An empty plan of `topic`, in place of the one that there was."""
@@ -133,6 +120,7 @@ class Exchange:
 
     def resolve(self, topic: bytes, plan: Plan) -> None:
         """Ask every subscriber of `topic` once."""
+        plan.tree = self._tree
         plan.matched = self._tree.match(topic)
         by_subscriber: dict[Subscriber, list[Any]] = {}
         for subscriber, options in plan.matched:

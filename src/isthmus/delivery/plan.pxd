@@ -14,10 +14,13 @@ cdef class Plan:
     cdef public tuple personal
     cdef public list retaining
     cdef public bint stale
+    cdef public object tree
     cdef public set visited
 
     @cython.locals(outlet=Outlet)
     cpdef bint echoes_to(self, object key)
+
+    cpdef bint renew(self, bytes topic)
 
     @cython.locals(plans=list, plan=Plan)
     cpdef expire(self)

@@ -19,6 +19,7 @@ from isthmus.mqtt.topic_tree import TopicIndex
 if TYPE_CHECKING:
     from isthmus.delivery.endpoint import Subscriber
     from isthmus.delivery.outlet import Outlet
+    from isthmus.mqtt.topic_tree import TopicTree
 
 PLANS_PER_GENERATION = 32_768
 """Plans per generation and endpoint: about 400 bytes each."""
@@ -29,7 +30,8 @@ class Plan:
 
     `outlets` takes messages without the retain flag and `retaining` those with it. `stale` says
     that something has changed which may alter it. `matched` is what the subscriptions were when it
-    was made: where they are the same again, it is good again. `personal` are the subscribers whose
+    was made, and `tree` where they were found: where they are the same again, it is good again.
+    `personal` are the subscribers whose
     answer depends on the publisher. `made` says that the outlets are known; until then a plan only
     stands for its topic, so that others can depend on it. `visited` are the (endpoint, topic) pairs
     that lie between source and outlets, `depth` how many of them lie one behind the other.
@@ -46,6 +48,7 @@ class Plan:
         "personal",
         "retaining",
         "stale",
+        "tree",
         "visited",
     )
 
@@ -57,6 +60,7 @@ class Plan:
         self.children: WeakSet[Plan] | None = None
         self.made = False
         self.matched: list[Any] | None = None
+        self.tree: TopicTree[Any] | None = None
         self.visited = visited
         self.depth = depth
         # What it depends on lives as long as it does, so that its end is heard.
@@ -99,6 +103,19 @@ class Plan:
             if outlet.echo_key is key:
                 return True
         return False
+
+    def renew(self, topic: bytes) -> bool:
+        """Make this stale plan of `topic` good again, if its subscriptions are what they were.
+
+        Subscriptions that come and go, as for one reply, make every plan that they match stale, and
+        most are asked for again only when things are as before.
+        """
+        if self.tree is None or self.parents is not None:
+            return False
+        if self.matched != self.tree.match(topic):
+            return False
+        self.stale = False
+        return True
 
     def expire(self) -> None:
         """Mark this plan and everything made from it stale."""

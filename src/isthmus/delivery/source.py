@@ -215,7 +215,8 @@ class Source(Settler):
         if plan is not None:
             # That it was there shows that this peer may publish on the topic: refusals depend on
             # nothing, so they never become stale.
-            plan = plans[topic] = self.find_plan(topic, allowed=True)
+            if not plan.renew(topic):
+                plan = plans[topic] = self.find_plan(topic, allowed=True)
             return plan
         old = self._old_plans
         if old is not None:

@@ -230,7 +230,8 @@ class Connection:
         if after is None:
             raise LocalProtocolError(f"{kind.name} may not be sent while {self.state.name.lower()}")
         version = packet.version if isinstance(packet, Connect) else self.version or 4
-        self._check_limits(packet, version)
+        if kind in _LIMITED:
+            self._check_limits(packet, version)
         encoded = self._encode(packet, version)
         self.out.append(encoded)
         if isinstance(packet, Connect):
@@ -451,7 +452,7 @@ class Connection:
         request problem information only in PUBLISH, CONNACK and DISCONNECT.
         """
         encoded = encode(packet, version)
-        if not isinstance(packet, _Explaining):
+        if not isinstance(packet, _EXPLAINING) or not packet.properties:
             return encoded
         wanted = self.peer.request_problem_information or isinstance(packet, Connack | Disconnect)
         if wanted and len(encoded) <= self.peer.maximum_packet_size:
@@ -489,9 +490,22 @@ _DURING_AUTHENTICATION: Final = (PacketType.AUTH, PacketType.DISCONNECT)
 
 _EXPLANATIONS: Final = (PropertyId.REASON_STRING, PropertyId.USER_PROPERTY)
 
-_Explaining: TypeAlias = (
-    Connack | Puback | Pubrec | Pubrel | Pubcomp | Suback | Unsuback | Disconnect | Auth
+_EXPLAINING: Final = (
+    Connack,
+    Puback,
+    Pubrec,
+    Pubrel,
+    Pubcomp,
+    Suback,
+    Unsuback,
+    Disconnect,
+    Auth,
 )
+
+_LIMITED: Final = frozenset(
+    {PacketType.PUBLISH, PacketType.SUBSCRIBE, PacketType.DISCONNECT, PacketType.AUTH}
+)
+"""What the peer, or the version, may not take."""
 
 
 def _code_for(error: MQTTError, kind: PacketType) -> int:
