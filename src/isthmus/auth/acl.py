@@ -224,6 +224,8 @@ def _overlap(rule: Rule, wanted: bytes) -> bool:
     """Whether some topic is matched both by the rule and by the filter."""
     if wanted.startswith(b"$") != rule.dollar:
         return False
+    if rule.filter[-2:] == b"/#" and wanted.startswith(rule.filter[:-1]):
+        return True
     ours, theirs = rule.filter.split(b"/"), wanted.split(b"/")
     for mine, other in zip(ours, theirs, strict=False):
         if b"#" in (mine, other):

@@ -117,6 +117,9 @@ def matches(filter: bytes, topic: bytes) -> bool:  # noqa: A002
         return False
     if topic[:1] == b"$" and filter[:1] in (b"+", b"#"):
         return False
+    if filter[-2:] == b"/#" and b"+" not in filter:
+        # The most frequent kind needs no look at the levels.
+        return topic.startswith(filter[:-1]) or topic == filter[:-2]
     wanted = filter.split(b"/")
     found = topic.split(b"/")
     if wanted[-1] == b"#":
