@@ -80,6 +80,10 @@ class IndexMachine(RuleBasedStateMachine):
     def match(self, filter_: bytes) -> None:
         expected = [pair for pair in self.naive.items() if matches(filter_, pair[0])]
         assert sorted(self.index.match(filter_)) == sorted(expected)
+        begin = filter_.partition(b"+")[0].partition(b"#")[0]
+        begins = any(topic.startswith(begin) or topic + b"/" == begin for topic in self.naive)
+        assert not expected or self.index.may_match(filter_)
+        assert begins or not self.index.may_match(filter_)
 
     @invariant()
     def same_content(self) -> None:

@@ -9,7 +9,6 @@ from isthmus.delivery.message import Message
 from isthmus.delivery.outlet import Outlet
 from isthmus.mqtt.properties import message_expiry, with_message_expiry
 from isthmus.mqtt.topic_tree import TopicIndex
-from isthmus.mqtt.topics import is_wildcard
 
 if TYPE_CHECKING:
     from isthmus.delivery.receipt import Receipt
@@ -71,7 +70,7 @@ class RetainedMessages:
 
     def may_match(self, filter_: bytes) -> bool:
         """Whether there may be messages that match `filter_`; costs no walk."""
-        return len(self._index) > 0 and (is_wildcard(filter_) or filter_ in self._index)
+        return self._index.may_match(filter_)
 
     def topics(self, filter_: bytes) -> list[bytes]:
         """The topics with a message that match `filter_`."""

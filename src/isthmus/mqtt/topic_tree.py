@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from typing import Any, Generic, TypeVar
 
-from isthmus.mqtt.topics import is_wildcard
+from isthmus.mqtt.topics import is_wildcard, matches
 
 V = TypeVar("V")
 
@@ -223,6 +223,21 @@ class TopicIndex(Generic[V]):
         """Every (topic, value) that a valid, not shared filter matches, in no particular order."""
         values = self._values
         return [(topic, values[topic]) for topic in self.topics(filter)]
+
+    def may_match(self, filter: bytes) -> bool:  # noqa: A002
+        """Whether topics begin as a valid, not shared filter does before its first wildcard.
+
+        False says for sure that none matches, and it costs no walk.
+        """
+        fork = self._root
+        for level in filter.split(b"/"):
+            if level in (b"+", b"#"):
+                return bool(fork.children) or fork.topic is not None
+            child = fork.children.get(level)
+            if not isinstance(child, _Fork):
+                return child is not None and matches(filter, child)
+            fork = child
+        return fork.topic is not None
 
     def topics(self, filter: bytes) -> list[bytes]:  # noqa: A002
         """Every topic that a valid, not shared filter matches, in no particular order."""
