@@ -474,7 +474,7 @@ async def test_qos_2_from_the_far_side_arrives_exactly_once_over_resets(mosquitt
     await here.subscribe("in/#", qos=2)
     there = await Raw.client(far.port, "there")
     network.limit = 150  # CONNECT and acknowledgements
-    count = 300
+    count = 1000  # 8 bytes of acknowledgements each
     sent = done = 0
     while done < count:
         while sent < count and sent - done < 10:

@@ -123,6 +123,16 @@ def test_mqtt_2_2_1_3_the_last_free_identifier_is_found() -> None:
     assert window.next_id() == b"\x12\x34"
 
 
+def test_mqtt_2_2_1_2_identifiers_of_pending_subscriptions_are_not_given_out() -> None:
+    window = Window()
+    pending = window.next_id()
+    window.reserved.add(pending)
+    window.clear()
+    assert pending not in {window.next_id() for _ in range(3 * 65_534)}
+    window.reserved.discard(pending)
+    assert pending in {window.next_id() for _ in range(2 * 65_534)}
+
+
 def test_pubrec_for_an_unknown_identifier() -> None:
     window = Window()
     assert window.recorded(b"\0\1") is None

@@ -208,14 +208,17 @@ class FarClient(Source):
         self._send(Unsubscribe(packet_id, filters, {}))
 
     def _packet_id(self) -> int:
-        # Packet identifiers are shared with PUBLISH (MQTT-2.2.1-2).
-        return int.from_bytes(self.lane.window.next_id(), "big")
+        window = self.lane.window
+        packet_id = window.next_id()
+        window.reserved.add(packet_id)
+        return int.from_bytes(packet_id, "big")
 
     def _answered(self, packet: Suback | Unsuback) -> None:
         filters = self._requests.pop(packet.packet_id, None)
         if filters is None:
             self.fail(ProtocolViolation("an answer to nothing that was asked"))
             return
+        self.lane.window.reserved.discard(packet.packet_id.to_bytes(2, "big"))
         if isinstance(packet, Suback):
             if len(packet.codes) != len(filters):
                 self.fail(ProtocolViolation("SUBACK has another number of codes than filters"))

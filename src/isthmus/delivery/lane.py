@@ -194,6 +194,7 @@ class Lane:
         if self.link is not None:
             self._left_at = clock.monotonic()
         self.link = None
+        self.window.reserved.clear()
         self.room = 0
         self._resend = None
         self.waiting = self._queue is not None

@@ -42,16 +42,19 @@ class Window:
         limit: The peer's receive maximum; set it again after each CONNECT or CONNACK.
         entries: Identifier -> entry, in order of sending: no PUBACK or PUBREC yet.
         releasing: Identifiers with PUBREC and no PUBCOMP yet, in order of PUBREC.
+        reserved: Identifiers of SUBSCRIBE and UNSUBSCRIBE packets that wait for their answer: they
+            share the numbers (MQTT-2.2.1-2). The owner adds and removes them.
         free: Identifiers that may be used next, the first one last. Hot code pops from it and calls
             `next_id` when it is empty; an identifier that was not used after all may be put back.
     """
 
-    __slots__ = ("_high", "entries", "free", "limit", "releasing")
+    __slots__ = ("_high", "entries", "free", "limit", "releasing", "reserved")
 
     def __init__(self, limit: int = MAX_RECEIVE_MAXIMUM) -> None:
         self.limit = limit
         self.entries: dict[bytes, Entry] = {}
         self.releasing: dict[bytes, None] = {}
+        self.reserved: set[bytes] = set()
         self.free: list[bytes] = []
         self._high = -1
 
@@ -71,12 +74,13 @@ class Window:
 
     def _refill(self) -> None:
         """Take the next 256 identifiers in turn, less those in use."""
-        entries, releasing = self.entries, self.releasing
+        entries, releasing, reserved = self.entries, self.releasing, self.reserved
         for _ in range(_CHUNK):
             self._high = (self._high + 1) % _CHUNK
             for packet_id in _chunk(self._high):
-                if packet_id not in entries and packet_id not in releasing:
-                    self.free.append(packet_id)
+                if packet_id in entries or packet_id in releasing or packet_id in reserved:
+                    continue
+                self.free.append(packet_id)
             if self.free:
                 return
         raise LocalProtocolError("every packet identifier is in use", 0x97, "MQTT-2.2.1-3")
