@@ -1,6 +1,7 @@
-"""One message at a time: when it arrives at the far end and when its PUBACK comes.
+"""One message at a time: when it arrives at the other end and when its PUBACK comes.
 
-Publisher and far end are one process here, which polls without sleeping: both times are read from
+Outward a client publishes and the far end receives, inward the far end publishes and a client
+receives. Client and far end are one process here, which polls without sleeping: both times are read from
 one clock by one thread, and no wake-up of a generator is part of them. `light` mode is the quiet
 client beside a flood; it sees only its PUBACK, and sleeps between messages.
 
@@ -16,19 +17,25 @@ from typing import Any
 from bench import process, wire
 from bench.client import Target, open_client
 from bench.far import Far
-from bench.stream import Outflow
+from bench.stream import Outflow, Stream
 
 GAP_NS = 100_000  # between messages, so that what is left of the last one is not part of the next
 TOPIC = b"bench/one"
+INWARD_TOPIC = b"far/in/one"
+INWARD_FILTER = b"in/#"
 
 
 def one_at_a_time(
-    far: Far, flow: Outflow, flush: Callable[[], None], count: int, poll_s: float
+    far: Far,
+    flow: Outflow,
+    flush: Callable[[], None],
+    seen: list[int],
+    count: int,
+    poll_s: float,
 ) -> tuple[list[int], list[int]]:
-    """Nanoseconds to arrival and to PUBACK of `count` messages."""
+    """Nanoseconds to arrival, whose times come into `seen`, and to PUBACK of `count` messages."""
     arrivals: list[int] = []
     pubacks: list[int] = []
-    seen = far.arrivals = []
     clock = time.monotonic_ns
     for _ in range(count):
         seen.clear()
@@ -78,16 +85,34 @@ def handle(options: dict[str, Any]) -> None:
     target = Target(**order["target"])
     if order["bridge"]:  # the bridge of the system under test comes to this process
         far.loop.until(lambda: far.connects > 0, 20, "the bridge did not connect")
-    client = open_client(far.loop, target, "bench-light")
-    block = wire.Block([TOPIC], bytes(options["payload"]), qos=1, window=1, version=target.version)
-    flow = client.flow = Outflow(block, qos=1, window=1)
+    inward = options["inward"]
+    client = open_client(
+        far.loop, target, "bench-light", topic_filter=INWARD_FILTER if inward else b"", qos=1
+    )
+    seen: list[int] = []
+    publisher: Stream = client
+    far.arrivals = seen
+    if inward:
+        far.loop.until(lambda: any(link.filters for link in far.links), 20, "no bridge subscribed")
+        publisher = next(link for link in far.links if link.filters)
+        client.on_publish = far.published
+    block = wire.Block(
+        [INWARD_TOPIC if inward else TOPIC],
+        bytes(options["payload"]),
+        qos=1,
+        window=1,
+        version=target.version,
+    )
+    flow = publisher.flow = Outflow(block, qos=1, window=1)
     process.reply(ready=True)
     for order in requests:
         if order["do"] == "one":
-            arrivals, pubacks = one_at_a_time(far, flow, client.flush, order["count"], poll_s)
+            arrivals, pubacks = one_at_a_time(
+                far, flow, publisher.flush, seen, order["count"], poll_s
+            )
             process.reply(arrivals=arrivals, pubacks=pubacks)
         else:
-            pubacks = beside_a_flood(far, flow, client.flush, order["count"], order["interval_s"])
+            pubacks = beside_a_flood(far, flow, publisher.flush, order["count"], order["interval_s"])
             process.reply(pubacks=pubacks)
 
 

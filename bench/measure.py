@@ -76,6 +76,7 @@ class Bench:
         *,
         qos: int,
         connections: int = 1,
+        own_topics: bool = False,
         collect_s: float = COLLECT_S,
     ) -> Generator:
         assert self.subject is not None
@@ -85,6 +86,7 @@ class Bench:
             filter=topic_filter,
             qos=qos,
             connections=connections,
+            own_topics=own_topics,
             collect_s=collect_s,
         )
 
@@ -187,7 +189,11 @@ def inward(bench: Bench) -> Figures:
     scenario = bench.scenario
     far = bench.generator("far", collect_s=COLLECT_S)
     subject = bench.start(far.hello["port"], direction="in")
-    subscriber = bench.subscriber("in/#", qos=scenario.qos)
+    if scenario.connections == 1:
+        subscriber = bench.subscriber("in/#", qos=scenario.qos)
+    else:
+        count = scenario.connections
+        subscriber = bench.subscriber("in", qos=scenario.qos, connections=count, own_topics=True)
     wait_for_bridge(far, subscribed=True)
 
     received = 0
@@ -295,6 +301,24 @@ def idle(bench: Bench) -> Figures:
     }
 
 
+def footprint(bench: Bench) -> Figures:
+    """What one bridge costs that has nothing to do."""
+    far = bench.generator("far")
+    start = time.monotonic()
+    subject = bench.start(far.hello["port"])
+    ready_s = time.monotonic() - start
+    wait_for_bridge(far, subscribed=False)
+    time.sleep(SETTLE_IDLE_S)
+    cpu, start = cpu_seconds(subject.pid), time.monotonic()
+    time.sleep(bench.scenario.messages)
+    share = (cpu_seconds(subject.pid) - cpu) / (time.monotonic() - start)
+    return {
+        "rss_mib": rss_kib(subject.pid) / 1024,
+        "ready_s": ready_s,
+        "idle_cpu_percent": share * 100,
+    }
+
+
 def percentile(values: list[int], share: float) -> float:
     """In microseconds, of nanoseconds."""
     ordered = sorted(values)
@@ -302,9 +326,12 @@ def percentile(values: list[int], share: float) -> float:
 
 
 def latency(bench: Bench) -> Figures:
-    """One message at a time to the far end and back."""
-    both = bench.generator("latency", payload=bench.scenario.payload, spin=len(CORES) > 1)
-    subject = bench.start(both.hello["port"])
+    """One message at a time from one end to the other."""
+    inward = bench.scenario.kind == "latency-in"
+    both = bench.generator(
+        "latency", payload=bench.scenario.payload, spin=len(CORES) > 1, inward=inward
+    )
+    subject = bench.start(both.hello["port"], direction="in" if inward else "out")
     both.ask(30, do="open", target=asdict(subject.target), bridge=True)
     time.sleep(SETTLE_S)
     both.ask(TIMEOUT_S, do="one", count=max(bench.scenario.messages // 10, 100))
@@ -324,7 +351,7 @@ def light(bench: Bench) -> Figures:
     subject = bench.start(far.hello["port"])
     wait_for_bridge(far, subscribed=False)
     flood = bench.publisher(qos=0)
-    quiet = bench.generator("latency", payload=scenario.payload, spin=False)
+    quiet = bench.generator("latency", payload=scenario.payload, spin=False, inward=False)
     quiet.ask(30, do="open", target=asdict(subject.target), bridge=False)
     seconds = scenario.messages * interval_s * 1.5 + 1
     cpu, start = cpu_seconds(subject.pid), time.monotonic()
@@ -354,7 +381,9 @@ KINDS: dict[str, Callable[[Bench], Figures]] = {
     "churn": churn,
     "fanout": fanout,
     "idle": idle,
+    "footprint": footprint,
     "latency": latency,
+    "latency-in": latency,
     "light": light,
 }
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Kind = Literal["out", "in", "latency", "idle", "churn", "fanout", "light"]
+Kind = Literal[
+    "out", "in", "latency", "latency-in", "idle", "footprint", "churn", "fanout", "light"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,9 @@ class Scenario:
 
     def quick(self) -> Scenario:
         """The same in seconds: a tenth of the messages, figures with little weight."""
-        least = {"idle": 500, "latency": 500, "light": 100}.get(self.kind, 1000)
+        least = {"idle": 500, "light": 100, "footprint": 3}.get(self.kind, 1000)
+        if self.kind.startswith("latency"):
+            least = 500
         return replace(self, messages=max(self.messages // 10, least))
 
 
@@ -93,6 +97,36 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("in-qos0", "inbound, QoS 0", "in", 600_000, bars=cpu_ratio(0.25)),
     Scenario("in-qos1", "inbound, QoS 1, window 100", "in", 300_000, qos=1, bars=cpu_ratio(0.2)),
     Scenario(
+        "in-qos1-500x1",
+        "inbound, QoS 1, 500 subscribers, one message in flight each",
+        "in",
+        150_000,
+        qos=1,
+        window=500,
+        topics=500,
+        connections=500,
+        bars=cpu_ratio(0.85),
+    ),
+    Scenario(
+        "in-latency",
+        "inbound, one QoS 1 message at a time",
+        "latency-in",
+        5_000,
+        qos=1,
+        bars=(Bar("arrival_p50_us", "ratio", 1.3), Bar("puback_p50_us", "ratio", 1.7)),
+    ),
+    Scenario(
+        "footprint",
+        "one idle bridge for 10 s",
+        "footprint",
+        10,
+        bars=(
+            Bar("rss_mib", "most", 48),
+            Bar("ready_s", "most", 1),
+            Bar("idle_cpu_percent", "most", 0.5),
+        ),
+    ),
+    Scenario(
         "idle-tcp",
         "5,000 idle TCP connections",
         "idle",
@@ -132,6 +166,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("qos2", "QoS 2, window 100", "out", 100_000, qos=2),
     Scenario("qos0-1k", "QoS 0, 1 KiB", "out", 200_000, payload=1024),
     Scenario("qos1-1k", "QoS 1, window 100, 1 KiB", "out", 150_000, qos=1, payload=1024),
+    Scenario("qos0-64k", "QoS 0, 64 KiB", "out", 8_000, payload=65536),
     Scenario("qos1-64k", "QoS 1, window 20, 64 KiB", "out", 8_000, qos=1, window=20, payload=65536),
     Scenario(
         "v5-qos0", "MQTT 5, five user properties, QoS 0", "out", 300_000, version=5, properties=5

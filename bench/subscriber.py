@@ -77,15 +77,20 @@ def churn(client: Client, loop: Loop, target: Target, rate: float, seconds: floa
 def handle(options: dict[str, Any]) -> None:
     target = Target(**options["target"])
     loop = Loop(collect_s=options["collect_s"])
+    count = options["connections"]
+    # Many subscribers to one filter each get everything, to a prefix each get one topic below it.
+    names = [options["filter"].encode()] * count
+    if options["own_topics"]:
+        names = wire.topics(options["filter"].encode(), count)
     clients = [
         open_client(
             loop,
             target,
             f"bench-subscriber-{i}",
-            topic_filter=options["filter"].encode(),
+            topic_filter=name,
             qos=options["qos"],
         )
-        for i in range(options["connections"])
+        for i, name in enumerate(names)
     ]
     process.reply(ready=True)
     for order in process.requests():
