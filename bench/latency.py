@@ -112,7 +112,9 @@ def handle(options: dict[str, Any]) -> None:
             )
             process.reply(arrivals=arrivals, pubacks=pubacks)
         else:
-            pubacks = beside_a_flood(far, flow, publisher.flush, order["count"], order["interval_s"])
+            pubacks = beside_a_flood(
+                far, flow, publisher.flush, order["count"], order["interval_s"]
+            )
             process.reply(pubacks=pubacks)
 
 

@@ -20,6 +20,9 @@ SHOWN = {
     "puback_p99_us": "PUBACK p99, us",
     "kib_per_connection": "RSS, KiB/connection",
     "connects_per_s": "connects/s",
+    "rss_mib": "RSS, MiB",
+    "ready_s": "ready, s",
+    "idle_cpu_percent": "CPU when idle, %",
     "delivered": "delivered share",
 }
 

@@ -166,7 +166,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("qos2", "QoS 2, window 100", "out", 100_000, qos=2),
     Scenario("qos0-1k", "QoS 0, 1 KiB", "out", 200_000, payload=1024),
     Scenario("qos1-1k", "QoS 1, window 100, 1 KiB", "out", 150_000, qos=1, payload=1024),
-    Scenario("qos0-64k", "QoS 0, 64 KiB", "out", 8_000, payload=65536),
+    Scenario("qos0-64k", "QoS 0, 64 KiB, 2,000/s", "out", 8_000, payload=65536, rate=2_000),
     Scenario("qos1-64k", "QoS 1, window 20, 64 KiB", "out", 8_000, qos=1, window=20, payload=65536),
     Scenario(
         "v5-qos0", "MQTT 5, five user properties, QoS 0", "out", 300_000, version=5, properties=5
