@@ -1,9 +1,9 @@
 """One message at a time: when it arrives at the other end and when its PUBACK comes.
 
 Outward a client publishes and the far end receives, inward the far end publishes and a client
-receives. Client and far end are one process here, which polls without sleeping: both times are read from
-one clock by one thread, and no wake-up of a generator is part of them. `light` mode is the quiet
-client beside a flood; it sees only its PUBACK, and sleeps between messages.
+receives. Client and far end are one process here, which polls without sleeping: both times are read
+from one clock by one thread, and no wake-up of a generator is part of them. `light` mode is the
+quiet client beside a flood; it sees only its PUBACK, and sleeps between messages.
 
 Run by the runner as `python -m bench.latency OPTIONS`.
 """
