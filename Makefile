@@ -43,15 +43,18 @@ docs: $(VENV)/installed-test
 # The hot files are compiled where there is a C compiler, so a change of one installs again.
 HOT := $(shell find src -name '*.pxd') $(patsubst %.pxd,%.py,$(shell find src -name '*.pxd'))
 
-$(VENV)/installed: pyproject.toml setup.py $(HOT)
+$(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("Isthmus needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo 'No virtual environment could be made. On Debian or Ubuntu: apt install python3-venv'; exit 1; }
+
+$(VENV)/installed: pyproject.toml setup.py $(HOT) | $(BIN)/python
+	@echo 'Installing into $(VENV), and compiling the hot files if there is a C compiler: takes a minute or two'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
-$(VENV)/installed-test: pyproject.toml setup.py $(HOT)
-	$(PYTHON) -c 'import sys; sys.exit("Isthmus needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(VENV)/installed-test: pyproject.toml setup.py $(HOT) | $(BIN)/python
+	@echo 'Installing into $(VENV), and compiling the hot files if there is a C compiler: takes a minute or two'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@ $(VENV)/installed
 

@@ -8,7 +8,7 @@ import sys
 
 from bench import machine, process, report
 from bench.ceiling import ceilings
-from bench.runner import Runner, plan, use_python
+from bench.runner import Runner, groups, plan, use_python
 from bench.scenarios import SCENARIOS
 from bench.systems import SYSTEMS, Files
 
@@ -63,8 +63,8 @@ def main() -> int:
     status = 0
     try:
         runner.ceilings = ceilings()
-        for scenario in scenarios:
-            runner.scenario(files, scenario)
+        for group in groups(scenarios):
+            runner.group(files, group)
     except KeyboardInterrupt:
         print("interrupted; what was measured so far follows", file=sys.stderr)
         status = 130

@@ -60,6 +60,15 @@ def plan(names: Iterable[str]) -> list[Scenario]:
     return [scenario for name, scenario in BY_NAME.items() if name in wanted]
 
 
+def groups(scenarios: list[Scenario]) -> list[list[Scenario]]:
+    """The same scenarios, each together with those that take it as their baseline."""
+    found: dict[str, list[Scenario]] = {}
+    for scenario in scenarios:
+        base = next((bar.of for bar in scenario.bars if bar.kind == "baseline"), scenario.name)
+        found.setdefault(base, []).append(scenario)
+    return list(found.values())
+
+
 def judge(bar: Bar, subject: str, outcome: Outcome, outcomes: dict[str, Outcome]) -> Verdict:
     """Whether the subject's median keeps to the bar."""
     own = outcome.series[subject]
@@ -121,33 +130,45 @@ class Runner:
             if system.name != "relay" or scenario.relay
         }
 
-    def scenario(self, files: Files, scenario: Scenario) -> Outcome:
-        """All runs of one scenario: A B C, A B C, and so on."""
-        load = scenario.quick() if self.quick else scenario
-        columns = self.columns(scenario)
-        outcome = Outcome(load, {label: Series() for label in columns})
-        self.outcomes[scenario.name] = outcome
+    def group(self, files: Files, scenarios: list[Scenario]) -> None:
+        """All runs of scenarios that are compared with each other: A B C, A B C, and so on.
+
+        The same machine can be a quarter slower some minutes later, so what a bar compares is
+        measured side by side: systems within a scenario, and a scenario with its baseline.
+        """
+        for scenario in scenarios:
+            load = scenario.quick() if self.quick else scenario
+            series = {label: Series() for label in self.columns(scenario)}
+            self.outcomes[scenario.name] = Outcome(load, series)
         for number in range(self.runs):
-            for label, system in columns.items():
-                series = outcome.series[label]
-                if len(series.errors) >= 2 and not series.runs:
-                    continue  # it cannot do this; do not wait for it again and again
-                start, stolen = time.monotonic(), process.stolen()
-                try:
-                    figures = measure(files, system, load)
-                except RunError as error:
-                    series.errors.append(str(error))
-                    self.say(f"{scenario.name:12} {number + 1} {label:12} DOES NOT COUNT: {error}")
-                    continue
-                figures["stolen_share"] = stolen_share(stolen, process.stolen())
-                series.runs.append(figures)
-                text = "  ".join(f"{name} {value:.6g}" for name, value in figures.items())
-                took = time.monotonic() - start
-                self.say(f"{scenario.name:12} {number + 1} {label:12} {text}  [{took:.1f} s]")
-        outcome.verdicts = [
-            judge(bar, self.subject, outcome, self.outcomes) for bar in scenario.bars
-        ]
-        return outcome
+            for scenario in scenarios:
+                for label, system in self.columns(scenario).items():
+                    self._run(files, self.outcomes[scenario.name], label, system, number)
+        for scenario in scenarios:
+            outcome = self.outcomes[scenario.name]
+            outcome.verdicts = [
+                judge(bar, self.subject, outcome, self.outcomes) for bar in scenario.bars
+            ]
+
+    def _run(
+        self, files: Files, outcome: Outcome, label: str, system: type[System], number: int
+    ) -> None:
+        name = outcome.scenario.name
+        series = outcome.series[label]
+        if len(series.errors) >= 2 and not series.runs:
+            return  # it cannot do this; do not wait for it again and again
+        start, stolen = time.monotonic(), process.stolen()
+        try:
+            figures = measure(files, system, outcome.scenario)
+        except RunError as error:
+            series.errors.append(str(error))
+            self.say(f"{name:12} {number + 1} {label:12} DOES NOT COUNT: {error}")
+            return
+        figures["stolen_share"] = stolen_share(stolen, process.stolen())
+        series.runs.append(figures)
+        text = "  ".join(f"{figure} {value:.6g}" for figure, value in figures.items())
+        took = time.monotonic() - start
+        self.say(f"{name:12} {number + 1} {label:12} {text}  [{took:.1f} s]")
 
     @property
     def passed(self) -> bool:

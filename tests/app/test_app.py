@@ -82,6 +82,16 @@ async def test_a_stop_waits_for_what_is_on_its_way(isthmus, far):
     assert near.cloud.state == "stopped"
 
 
+async def test_a_stop_says_what_was_dropped(isthmus, caplog):
+    near = await isthmus(bridge(free_port(), routes={"out": out("out/#")}))
+    client = await near.client("here")
+    client.publish("out/1", "lost", 0)
+    await until(lambda: near.app.connectors["cloud"].drops.counts)
+    with caplog.at_level("INFO"):
+        await near.app.stop()
+    assert "connector cloud: dropped since the start: link_down 1" in caplog.text
+
+
 async def test_a_stop_does_not_wait_for_a_far_side_that_is_down(isthmus):
     near = await isthmus(bridge(free_port(), routes={"o": out("o")}))
     raw = await near.client("x")
@@ -89,6 +99,18 @@ async def test_a_stop_does_not_wait_for_a_far_side_that_is_down(isthmus):
     await raw.nothing()
     async with asyncio.timeout(1):
         await near.app.stop()
+
+
+async def test_the_demonstration_goes_elsewhere_where_a_port_is_taken():
+    from isthmus.app.demo import free_address
+
+    free = f"127.0.0.1:{free_port()}"
+    assert free_address(free) == free
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        wanted = f"127.0.0.1:{taken.getsockname()[1]}"
+        other = free_address(wanted)
+        assert other != wanted
+        assert other.startswith("127.0.0.1:")
 
 
 async def test_the_demonstration_carries_messages_both_ways(isthmus):

@@ -128,7 +128,16 @@ class App:
                 "publishers that wait for their acknowledgement send them again, the rest is lost",
                 left,
             )
+        self._log_drops()
         await self.close()
+
+    def _log_drops(self) -> None:
+        """Say at the end what was dropped, by place and reason."""
+        places = [self.broker.drops, *(found.drops for found in self.connectors.values())]
+        for drops in [*places, *(route.drops for route in self.routes.values())]:
+            if drops.counts:
+                counts = ", ".join(f"{reason} {count}" for reason, count in drops.counts.items())
+                log.info("%s: dropped since the start: %s", drops.place, counts)
 
     async def close(self) -> None:
         """Close everything without waiting for messages."""

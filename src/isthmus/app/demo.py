@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 from isthmus.app.settings import Settings
 
 NEAR = "127.0.0.1:1883"
@@ -20,6 +22,19 @@ Try it, each line in a terminal of its own:
 
 Any MQTT client will do. Ctrl-C stops it.
 """
+
+
+def free_address(wanted: str) -> str:
+    """`wanted`, or the same host with a free port if something listens there already."""
+    host, _, port = wanted.rpartition(":")
+    with socket.socket() as probe:
+        # As a listener does it, so that ports of connections that ended a moment ago count as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError:
+            probe.bind((host, 0))
+        return f"{host}:{probe.getsockname()[1]}"
 
 
 def demonstration(near: str = NEAR, far: str = FAR) -> tuple[Settings, Settings]:

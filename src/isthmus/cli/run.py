@@ -38,15 +38,19 @@ def run(
 
 
 def demo() -> None:
-    """Run a broker, a second one as its far side, and two routes between them."""
-    from isthmus.app.demo import FAR, NEAR, TEXT, demonstration
+    """Run a broker, a second one as its far side, and two routes between them.
+
+    On ports 1883 and 1884 of this machine, or where they are taken on free ones.
+    """
+    from isthmus.app.demo import FAR, NEAR, TEXT, demonstration, free_address
     from isthmus.app.event_loop import run_in_loop
     from isthmus.app.process import serve
     from isthmus.log import configure
 
     configure("info", "text")
-    text = TEXT.format(near=NEAR, far=FAR).replace("  isthmus ", f"  {_program()} ")
-    run_in_loop(serve(demonstration(), ready=lambda: typer.echo(text)))
+    near, far = free_address(NEAR), free_address(FAR)
+    text = TEXT.format(near=near, far=far).replace("  isthmus ", f"  {_program()} ")
+    run_in_loop(serve(demonstration(near, far), ready=lambda: typer.echo(text)))
 
 
 def _program() -> str:

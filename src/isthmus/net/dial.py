@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import socket
 from typing import Any
 
@@ -13,6 +12,7 @@ from isthmus.errors import ConfigError, ConnectError
 from isthmus.net.contexts import cached_context, client_context
 from isthmus.net.link import Link, describe
 from isthmus.net.reactor import Reactor
+from isthmus.net.resolve import Address, resolve
 from isthmus.net.settings import TLSClientSettings
 from isthmus.net.tls import TLSLink
 from isthmus.net.tls_failures import explain
@@ -26,8 +26,6 @@ _HINTS = {
     errno.EMFILE: "this process has no descriptors left; see `ulimit -n`",
     errno.EADDRNOTAVAIL: "this machine has no free local port for it",
 }
-
-_Address = tuple[int, int, int, Any]
 
 
 async def dial(
@@ -50,7 +48,7 @@ async def dial(
     step = "looking up the name"
     try:
         async with asyncio.timeout(timeout_s):
-            addresses = await _resolve(reactor, host, port)
+            addresses = await _resolve(host, port)
             step = "connecting"
             sock = await _connect(reactor, addresses, where, deadline)
             if tls is None:
@@ -74,29 +72,18 @@ def _peername(sock: socket.socket, where: str) -> Any:
         raise ConnectError("tcp", f"{where}: {describe(error)}") from error
 
 
-async def _resolve(reactor: Reactor, host: str, port: int) -> list[_Address]:
+async def _resolve(host: str, port: int) -> list[Address]:
     try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        pass
-    else:  # no need for a thread
-        if not getattr(address, "scope_id", None):
-            family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-            return [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, (host, port))]
-    try:
-        found = await reactor.loop.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
-        )
+        return await resolve(host, port)
     except (OSError, UnicodeError) as error:
         text = describe(error) if isinstance(error, OSError) else "this is no host name"
         raise ConnectError(
             "name", f"{host}: {text}", hint="is the name right, and does DNS work here?"
         ) from error
-    return [(family, kind, proto, address) for family, kind, proto, _, address in found]
 
 
 async def _connect(
-    reactor: Reactor, addresses: list[_Address], where: str, deadline: float
+    reactor: Reactor, addresses: list[Address], where: str, deadline: float
 ) -> socket.socket:
     """Try each address; a silent one may use only its share of the time that is left."""
     problems: dict[str, int] = {}
