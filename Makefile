@@ -44,8 +44,8 @@ docs: $(VENV)/installed-test
 HOT := $(shell find src -name '*.pxd') $(patsubst %.pxd,%.py,$(shell find src -name '*.pxd'))
 
 $(BIN)/python:
-	$(PYTHON) -c 'import sys; sys.exit("Isthmus needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
-	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	@$(PYTHON) -c 'import sys; sys.exit("Isthmus needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo 'No virtual environment could be made. On Debian or Ubuntu: apt install python3-venv'; exit 1; }
 
 $(VENV)/installed: pyproject.toml setup.py $(HOT) | $(BIN)/python

@@ -115,7 +115,7 @@ async def test_a_port_in_use_is_one_line(isthmus, tmp_path: Path) -> None:
     ended = await isthmus_command("run", path)
     assert (ended.status, ended.out) == (1, b"")
     assert ended.errors == (
-        f"isthmus: bind: 127.0.0.1:{near.port}: Address already in use; "
+        f"isthmus: listeners[1].bind: 127.0.0.1:{near.port}: Address already in use; "
         "is another broker running there?\n"
     )
 

@@ -146,6 +146,8 @@ def test_yaml_that_is_refused(text: str, problem: str) -> None:
         (read_yaml, "a: @hunter2", 1, "quote the text"),
         (read_yaml, "a: 1\n---\nb: 2", 2, "more than one document"),
         (read_yaml, "a: [1, 2\nb: 3", 2, "expected"),
+        (read_yaml, "a: {topics: [#]}\n", 2, "quote a text that holds '#'"),
+        (read_yaml, "a: {topic: x/${topic}}", 1, r"quote a text that holds .* '\${"),
         (read_yaml, "a: \x01", 1, "character that YAML does not allow"),
         (read_yaml, "[" * 600, 1, "nested too deeply"),
         (read_json, '{"a": 1,\n"b": }', 2, "is no JSON"),

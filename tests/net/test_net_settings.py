@@ -72,3 +72,8 @@ def test_the_password_is_not_shown():
     settings = TLSServerSettings(certificate="a.pem", key_password="secret-word")
     assert "secret-word" not in repr(settings)
     assert "secret-word" not in settings.model_dump_json()
+
+
+def test_bind_that_is_a_port_alone():
+    with pytest.raises(ValueError, match=r"such as 127\.0\.0\.1:1883"):
+        ListenerSettings(bind=1883)

@@ -93,11 +93,12 @@ class App:
             ConfigError: a listener cannot be opened; nothing stays open.
         """
         try:
-            for settings in self.settings.listeners:
+            for number, settings in enumerate(self.settings.listeners):
+                where = f"listeners[{number}]"
                 self.listeners.append(listen(self.reactor, settings, self.broker.accept))
-        except ConfigError:
+        except ConfigError as error:
             await self.close()
-            raise
+            raise type(error)(*(f"{where}.{text}" for text in error.problems)) from error
         for listener in self.listeners:
             log.info("listening on %s", _address_text(*listener.address[:2]))
         for route in self.routes.values():

@@ -63,7 +63,7 @@ for command in (schema, demo):
 def main() -> None:
     """Run the command line; expected errors are lines on standard error, without a traceback."""
     try:
-        app()
+        app(prog_name="isthmus")
     except ConfigError as error:
         for problem in error.problems:
             print(f"isthmus: {problem}", file=sys.stderr)

@@ -179,4 +179,6 @@ def _explain(error: yaml.MarkedYAMLError) -> str:
         return "holds more than one document ('---')"
     if "cannot start any token" in problem:
         return f"{problem}; quote the text"
+    if "expected ',' or" in problem or "expected the node content" in problem:
+        return f"{problem}; between brackets, quote a text that holds '#', '{{' or '${{...}}'"
     return problem

@@ -107,6 +107,13 @@ class ListenerSettings(BaseModel):
     tls: TLSServerSettings | None = Field(default=None, description="Absent: not encrypted.")
     transport: Literal["tcp"] = Field(default="tcp", description="What carries MQTT.")
 
+    @field_validator("bind", mode="before")
+    @classmethod
+    def _bind_has_an_address(cls, bind: object) -> object:
+        if isinstance(bind, int):
+            raise ValueError(f"needs an address in front of the port, such as 127.0.0.1:{bind}")
+        return bind
+
     @field_validator("bind")
     @classmethod
     def _bind_can_be_split(cls, bind: str) -> str:
