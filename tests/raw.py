@@ -410,10 +410,12 @@ class Raw:
         self._ids += 1
         return self._ids
 
-    async def subscribe(self, *filters: str, qos: int = 0, options: int = 0) -> list[int]:
+    async def subscribe(
+        self, *filters: str, qos: int = 0, options: int = 0, **values: Any
+    ) -> list[int]:
         """Subscribe; `options` are the bits above the QoS. Retained messages may follow."""
         packet_id = self.next_id()
-        body = struct.pack(">H", packet_id) + (b"\0" if self.version == 5 else b"")
+        body = struct.pack(">H", packet_id) + (properties(**values) if self.version == 5 else b"")
         body += b"".join(text(filter_) + bytes([options | qos]) for filter_ in filters)
         self.send(packet(0x82, body))
         answer = await self.expect(SUBACK)

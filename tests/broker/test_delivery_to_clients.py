@@ -7,7 +7,6 @@ import pytest
 from mosquitto import command
 from raw import (
     CONNACK,
-    DISCONNECT,
     PUBLISH,
     Raw,
     connect_packet,
@@ -204,22 +203,6 @@ async def test_mqtt_3_3_2_12_topic_aliases_of_a_client(isthmus):
     raw = await near.client("x")
     raw.publish("", "x", 0, alias=1)
     assert (await raw.packet()).code == 0x82
-
-
-async def test_what_is_not_offered_is_announced(isthmus):
-    near = await isthmus()
-    raw = await near.client("x")
-    assert raw.hello.properties["shared"] == 0
-    assert raw.hello.properties["subscription_ids"] == 0
-    assert await raw.subscribe("$share/g/t", "t") == [0x9E, 0]
-
-
-async def test_mqtt_3_2_2_3_12_a_subscription_identifier_is_refused(isthmus):
-    near = await isthmus()
-    raw = await near.client("x")
-    raw.send(packet(0x82, b"\x00\x09" + b"\x02\x0b\x05" + b"\x00\x01a\x01"))
-    assert (await raw.expect(DISCONNECT)).code == 0xA1
-    assert near.app.broker.sessions == {}
 
 
 async def test_mqtt_4_12_0_1_an_authentication_method_is_refused(isthmus):

@@ -10,7 +10,8 @@ from isthmus import clock
 from isthmus.broker.client import Client
 from isthmus.broker.retained import RetainedMessages, RetainOutlet
 from isthmus.broker.rights import Rights
-from isthmus.broker.session import NEVER, Session
+from isthmus.broker.session import NEVER, Session, Subscription
+from isthmus.broker.share_group import ShareGroup
 from isthmus.delivery.endpoint import Origin, Subscriber
 from isthmus.delivery.exchange import Exchange
 from isthmus.delivery.lane import Lane
@@ -21,6 +22,7 @@ from isthmus.metrics.drops import Drops
 from isthmus.metrics.log_limit import LogLimit
 from isthmus.mqtt.properties import Properties, PropertyId
 from isthmus.mqtt.reasons import ReasonCode
+from isthmus.mqtt.topics import split_shared
 from isthmus.net.peer import peer_network, peer_text
 
 if TYPE_CHECKING:
@@ -77,14 +79,22 @@ class Broker:
         self.settings = settings
         self.reactor = reactor
         self.authenticator = authenticator
-        self.rights = Rights(access, settings.limits.topic_levels)
+        self.rights = Rights(
+            access,
+            settings.limits.topic_levels,
+            check_retain_source=settings.check_retain_source,
+        )
         self.drops = Drops("broker", log)
         self.ends = LogLimit(log, reactor.wheel.at)
         self.retained = RetainedMessages(
-            settings.limits.retained_messages, settings.limits.retained_bytes, self.drops
+            settings.limits.retained_messages,
+            settings.limits.retained_bytes,
+            self.drops,
+            longest_s=settings.retain_expiry,
         )
         self.exchange = LocalExchange(self.retained)
         self.sessions: dict[str, Session] = {}
+        self.shares: dict[bytes, ShareGroup] = {}
         self.unnamed: set[Client] = set()
         self.connected = 0
         self.accepted = 0
@@ -132,6 +142,7 @@ class Broker:
         """Publish a message of the broker's own: a will, a `$SYS` value."""
         plan = self.exchange.plan_for(message.topic, self._origin)
         for outlet in list(plan.retaining if message.retain else plan.outlets):
+            outlet.writer = message.writer
             outlet.send(message.flags, message.properties, message.payload, receipt)
 
     # -- clients ---------------------------------------------------------------------------------
@@ -154,7 +165,7 @@ class Broker:
 
     def new_client_id(self) -> str:
         """A client id for a client that sent none."""
-        return f"auto-{secrets.token_hex(8)}"
+        return f"{self.settings.auto_id_prefix}{secrets.token_hex(8)}"
 
     def allowed_expiry(self, asked_s: int) -> int:
         """The session expiry interval granted to a client that asked for `asked_s` seconds."""
@@ -187,7 +198,9 @@ class Broker:
         if session is None:
             if len(self.sessions) >= self.settings.limits.sessions:
                 raise ProtocolViolation("too many sessions", ReasonCode.QUOTA_EXCEEDED)
-            session = Session(principal, self._lane(), self.rights)
+            session = Session(
+                principal, self._lane(), self.rights, upgrade=self.settings.upgrade_outgoing_qos
+            )
             self.sessions[principal.client_id] = session
         if session.expires is not None:
             session.expires.cancel()
@@ -209,6 +222,8 @@ class Broker:
         self.connected -= 1
         session.client = None
         session.lane.detach()
+        for group in session.lane.suppliers or ():
+            group.disconnected(session.lane)
         if session.retained_delivery is not None:
             session.retained_delivery.stop()
         if client.will is not None:
@@ -226,7 +241,7 @@ class Broker:
             session.expires.cancel()
             session.expires = None
         for filter_ in session.subscriptions:
-            self.exchange.unsubscribe(filter_, session)
+            self.forget_subscription(filter_, session)
         session.subscriptions = {}
         session.retained_delivery = None
         if session.received_qos2 is not None:
@@ -236,6 +251,25 @@ class Broker:
         if self.sessions.get(session.principal.client_id) is session:
             del self.sessions[session.principal.client_id]
         self._release_will(session)
+
+    def join_share(self, filter_: bytes, session: Session, subscription: Subscription) -> None:
+        """Make `session` a member of the shared subscription `$share/{group}/{filter}`."""
+        group = self.shares.get(filter_)
+        if group is None:
+            group = self.shares[filter_] = ShareGroup(self.settings.limits, self.drops)
+            self.exchange.subscribe(split_shared(filter_)[1], group, None)
+        group.join(session, subscription)
+
+    def forget_subscription(self, filter_: bytes, session: Session) -> None:
+        """Undo a subscription of `session`, shared or not."""
+        group = self.shares.get(filter_)
+        if group is None:
+            self.exchange.unsubscribe(filter_, session)
+            return
+        group.leave(session)
+        if not len(group):
+            del self.shares[filter_]
+            self.exchange.unsubscribe(split_shared(filter_)[1], group)
 
     def count_refusal(self, error: MQTTError) -> None:
         """Count a connection that we close because of `error`."""
@@ -252,7 +286,7 @@ class Broker:
         """Close every client with "server shutting down"; sessions stay."""
         for session in list(self.sessions.values()):
             if session.client is not None:
-                session.client.close(ReasonCode.SERVER_SHUTTING_DOWN, "the broker is stopping")
+                session.client.send_away("the broker is stopping")
         for client in list(self.unnamed):
             client.leave("the broker is stopping")
 
@@ -290,6 +324,7 @@ class Broker:
             max_queued=settings.limits.queued_messages,
             max_queued_bytes=settings.limits.queued_bytes,
             max_unsent_bytes=settings.limits.unsent_bytes,
+            keeps_qos0=settings.queue_qos0,
         )
 
     def _connack_properties(self) -> Properties:
@@ -297,9 +332,11 @@ class Broker:
         properties: Properties = {
             PropertyId.RECEIVE_MAXIMUM: settings.receive_maximum,
             PropertyId.MAXIMUM_PACKET_SIZE: settings.max_packet_size,
-            PropertyId.SUBSCRIPTION_IDENTIFIER_AVAILABLE: 0,
-            PropertyId.SHARED_SUBSCRIPTION_AVAILABLE: 0,
         }
+        if settings.max_qos < 2:
+            properties[PropertyId.MAXIMUM_QOS] = settings.max_qos
+        if not settings.retain_available:
+            properties[PropertyId.RETAIN_AVAILABLE] = 0
         if settings.topic_alias_maximum:
             properties[PropertyId.TOPIC_ALIAS_MAXIMUM] = settings.topic_alias_maximum
         return properties

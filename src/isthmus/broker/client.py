@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from isthmus import clock
 from isthmus.auth.principal import Principal
+from isthmus.broker.client_id import choose_client_id
 from isthmus.broker.rights import RefusedOutlet
 from isthmus.broker.strangers import hint
 from isthmus.broker.subscriptions import subscribe, unsubscribe
@@ -77,6 +78,9 @@ class Client(Source):
             Role.SERVER,
             max_packet_size=settings.max_packet_size,
             topic_alias_maximum=settings.topic_alias_maximum,
+            max_qos=settings.max_qos,
+            retain=settings.retain_available,
+            max_payload=settings.max_payload,
             now=link.reactor.now,
             out=link.out,
         )
@@ -253,29 +257,19 @@ class Client(Source):
 
     def _open(self, packet: Connect) -> None:
         broker = self._broker
-        properties: Properties = {}
-        client_id = packet.client_id
-        if not client_id:
-            if packet.version < 5 and not packet.clean_start:
-                raise ProtocolViolation(
-                    "an empty client id needs a clean session",
-                    ReasonCode.CLIENT_IDENTIFIER_NOT_VALID,
-                    "MQTT-3.1.3-8",
-                )
-            client_id = broker.new_client_id()
-            properties[PropertyId.ASSIGNED_CLIENT_IDENTIFIER] = client_id
-        longest = broker.settings.limits.client_id_bytes
-        if len(client_id.encode(errors="surrogatepass")) > longest:
-            raise ProtocolViolation(
-                f"the client id is longer than {longest} bytes",
-                ReasonCode.CLIENT_IDENTIFIER_NOT_VALID,
-            )
+        client_id, properties = choose_client_id(broker, packet)
+        self._limit_keep_alive(packet, properties)
         username = broker.authenticator.identity(packet.username)
         principal = Principal(username, client_id)
         self._take_will(packet, principal)
         session, present = broker.open_session(self, packet, principal)
         if self.v5:
             properties.update(broker.connack_properties)
+            information = broker.settings.response_information
+            if information is not None and self.connection.peer.request_response_information:
+                properties[PropertyId.RESPONSE_INFORMATION] = information.replace(
+                    "${clientid}", client_id
+                )
             if session.expiry_s != (self.connection.peer.session_expiry_interval or 0):
                 properties[PropertyId.SESSION_EXPIRY_INTERVAL] = session.expiry_s
         else:
@@ -298,6 +292,18 @@ class Client(Source):
         self._watch_keep_alive()
         log.debug("client %s connected", self.name)
 
+    def _limit_keep_alive(self, packet: Connect, properties: Properties) -> None:
+        """Keep to `broker.max_keepalive`, which MQTT 5 clients are told (MQTT-3.1.2-21)."""
+        longest = self._broker.settings.max_keepalive
+        if longest is None or 0 < packet.keep_alive <= longest:
+            return
+        if packet.version < 5:
+            raise ProtocolViolation(
+                f"the keep alive of {packet.keep_alive} s is above {longest:g} s",
+                ReasonCode.CLIENT_IDENTIFIER_NOT_VALID,
+            )
+        properties[PropertyId.SERVER_KEEP_ALIVE] = min(max(1, int(longest)), 65_535)
+
     def _take_will(self, packet: Connect, principal: Principal) -> None:
         will = packet.will
         if will is None:
@@ -305,6 +311,17 @@ class Client(Source):
         code = self._broker.rights.refusal(principal, will.topic)
         if code:
             raise ProtocolViolation("the client may not publish its will", code)
+        settings = self._broker.settings
+        if will.qos > settings.max_qos:
+            raise ProtocolViolation(
+                f"a will above QoS {settings.max_qos}",
+                ReasonCode.QOS_NOT_SUPPORTED,
+                "MQTT-3.2.2-12",
+            )
+        if will.retain and not settings.retain_available:
+            raise ProtocolViolation(
+                "a will to retain", ReasonCode.RETAIN_NOT_SUPPORTED, "MQTT-3.2.2-13"
+            )
         properties = dict(will.properties)
         self.will_delay_s = properties.pop(PropertyId.WILL_DELAY_INTERVAL, 0)
         block = encode_properties(properties, PacketType.PUBLISH)
@@ -313,7 +330,8 @@ class Client(Source):
             raise ProtocolViolation(
                 f"the will is larger than {largest} bytes", ReasonCode.QUOTA_EXCEEDED
             )
-        self.will = Message(will.topic, will.payload, will.qos, will.retain, block)
+        writer = Origin(self, principal.client_id, principal.username or "")
+        self.will = Message(will.topic, will.payload, will.qos, will.retain, block, writer=writer)
 
     # -- keep alive ------------------------------------------------------------------------------
 
@@ -383,6 +401,18 @@ class Client(Source):
     def close(self, code: ReasonCode, text: str) -> None:
         """Close from our side, with DISCONNECT and `code` in MQTT 5."""
         self.fail(ProtocolViolation(text, code))
+
+    def send_away(self, text: str) -> None:
+        """Close because the broker stops; MQTT 5 clients are told another server, if there is."""
+        reference = self._broker.settings.server_reference
+        if reference is None or not self.v5 or self.connection.state is not State.CONNECTED:
+            self.close(ReasonCode.SERVER_SHUTTING_DOWN, text)
+            return
+        if not self.link.out:
+            self.link.touch()
+        properties: Properties = {PropertyId.SERVER_REFERENCE: reference}
+        self.connection.send(Disconnect(ReasonCode.USE_ANOTHER_SERVER, properties))
+        self.leave(text)
 
     def drain(self) -> None:
         """Read nothing more, and do not hold the silence against the client."""

@@ -11,6 +11,7 @@ from isthmus.mqtt.properties import message_expiry, with_message_expiry
 from isthmus.mqtt.topic_tree import TopicIndex
 
 if TYPE_CHECKING:
+    from isthmus.delivery.endpoint import Origin
     from isthmus.delivery.receipt import Receipt
     from isthmus.metrics.drops import Drops
 
@@ -23,12 +24,15 @@ class RetainedMessages:
     """The retained message of each topic: at most `maximum`, and at most `max_bytes` in all.
 
     `size` is the bytes that they take: topics, properties, payloads, and `MESSAGE_OVERHEAD_BYTES`
-    for each.
+    for each. `longest_s` is how many seconds a message is kept at most, None for good.
     """
 
-    __slots__ = ("_drops", "_index", "max_bytes", "maximum", "size")
+    __slots__ = ("_drops", "_index", "longest_s", "max_bytes", "maximum", "size")
 
-    def __init__(self, maximum: int, max_bytes: int, drops: Drops) -> None:
+    def __init__(
+        self, maximum: int, max_bytes: int, drops: Drops, *, longest_s: float | None = None
+    ) -> None:
+        self.longest_s = longest_s
         self.maximum = maximum
         self.max_bytes = max_bytes
         self.size = 0
@@ -38,7 +42,14 @@ class RetainedMessages:
     def __len__(self) -> int:
         return len(self._index)
 
-    def set(self, topic: bytes, flags: int, properties: bytes, payload: bytes) -> bool:
+    def set(
+        self,
+        topic: bytes,
+        flags: int,
+        properties: bytes,
+        payload: bytes,
+        writer: Origin | None = None,
+    ) -> bool:
         """Replace the message of `topic`; an empty payload removes it (MQTT-3.3.1-6).
 
         False if there is no room. Then the topic has no message any more: the one that it had is
@@ -51,9 +62,11 @@ class RetainedMessages:
         if before is None and len(self._index) >= self.maximum:
             self._drops.add("retained_messages", topic)
             return False
-        lifetime = message_expiry(properties) if properties else None
+        lifetime: float | None = message_expiry(properties) if properties else None
+        if self.longest_s is not None:
+            lifetime = self.longest_s if lifetime is None else min(lifetime, self.longest_s)
         expires = None if lifetime is None else clock.monotonic() + lifetime
-        message = Message(topic, payload, flags >> 1 & 3, True, properties, expires)
+        message = Message(topic, payload, flags >> 1 & 3, True, properties, expires, writer)
         size = self.size + _size(message) - (0 if before is None else _size(before))
         if size > self.max_bytes:
             self._drops.add("retained_bytes", topic)
@@ -95,6 +108,7 @@ class RetainedMessages:
             True,
             with_message_expiry(message.properties, max(1, int(left))),
             message.expires,
+            message.writer,
         )
 
 
@@ -121,7 +135,9 @@ class RetainOutlet(Outlet):
         Where there is no room, an MQTT 5 publisher of QoS 1 or 2 is told so with 0x97. MQTT 3 has
         no word for it but to close.
         """
-        stored = self._retained.set(self._topic, self._flags[flags], properties, payload)
+        stored = self._retained.set(
+            self._topic, self._flags[flags], properties, payload, self.writer
+        )
         if not stored and receipt is not None and receipt.source.v5:
             receipt.refuse(len(receipt.ids) - 1, 0x97)
 

@@ -13,13 +13,12 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from isthmus import clock
-from isthmus.broker.session import SESSION_FLAGS
+from isthmus.broker.session import Subscription, stamp
 from isthmus.delivery.outlet import LaneOutlet
 
 if TYPE_CHECKING:
     from isthmus.broker.retained import RetainedMessages
     from isthmus.broker.session import Session
-    from isthmus.mqtt.packets import SubscribeOptions
 
 STEP_S = 0.002
 """Time that one step may take from everybody else."""
@@ -41,31 +40,31 @@ class RetainedDelivery:
     It belongs to the session from `add` until everything is sent, and then removes itself.
     """
 
-    __slots__ = ("_handle", "_options", "_pending", "_retained", "_session", "_topics", "_wait_s")
+    __slots__ = ("_current", "_handle", "_pending", "_retained", "_session", "_topics", "_wait_s")
 
     def __init__(self, retained: RetainedMessages, session: Session) -> None:
         self._retained = retained
         self._session = session
-        self._pending: dict[bytes, SubscribeOptions] = {}
+        self._pending: dict[bytes, Subscription] = {}
         self._topics: list[bytes] = []
-        self._options: tuple[bytes, SubscribeOptions] | None = None
+        self._current: tuple[bytes, Subscription] | None = None
         self._handle: asyncio.Handle | None = None
         self._wait_s = WAIT_MIN_S
 
-    def add(self, filter_: bytes, options: SubscribeOptions) -> None:
+    def add(self, filter_: bytes, subscription: Subscription) -> None:
         """Send what is retained for `filter_`, soon, after what was asked for before.
 
         Never at once: one read may bring thousands of SUBSCRIBEs, and what is sent for them would
         pile up before it is known whether the client reads.
         """
-        self._pending[filter_] = options
+        self._pending[filter_] = subscription
         if self._handle is None:
             self.resume()
 
     def discard(self, filter_: bytes) -> None:
         """Send no more for `filter_`: it was unsubscribed."""
         self._pending.pop(filter_, None)
-        if self._options is not None and self._options[0] == filter_:
+        if self._current is not None and self._current[0] == filter_:
             self._topics = []
 
     def resume(self) -> None:
@@ -111,10 +110,10 @@ class RetainedDelivery:
             if not self._topics:
                 self._next_filter()
             else:
-                assert self._options is not None
-                options = self._options[1]
-                sent += self._send(self._topics.pop(), options)
-                if options.qos and not self._has_room():
+                assert self._current is not None
+                subscription = self._current[1]
+                sent += self._send(self._topics.pop(), subscription)
+                if subscription.options.qos and not self._has_room():
                     break
             count += 1
             if sent >= STEP_BYTES:
@@ -125,16 +124,19 @@ class RetainedDelivery:
 
     def _next_filter(self) -> None:
         filter_ = next(iter(self._pending))
-        self._options = filter_, self._pending.pop(filter_)
+        self._current = filter_, self._pending.pop(filter_)
         self._topics = self._retained.topics(filter_)
         self._topics.reverse()  # they are taken from the end
 
-    def _send(self, topic: bytes, options: SubscribeOptions) -> int:
+    def _send(self, topic: bytes, subscription: Subscription) -> int:
         """Send the message of `topic` with the retain flag (MQTT-3.3.1-8); its size in bytes."""
         session = self._session
         message = self._retained.get(topic)
         if message is None or not session.rights.may_read(session.principal, topic):
             return 0
-        outlet = LaneOutlet(session.lane, topic, SESSION_FLAGS[options.qos, True], memory=True)
+        if message.writer is not None and not session.rights.may_still_write(message.writer, topic):
+            return 0
+        flags = session.flags(subscription.options.qos, retain=True)
+        outlet = LaneOutlet(session.lane, topic, flags, memory=True, stamp=stamp([subscription]))
         outlet.send(message.flags, message.properties, message.payload, None)
         return len(topic) + len(message.properties) + len(message.payload)

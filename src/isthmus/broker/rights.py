@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from isthmus.auth.principal import Principal
 from isthmus.delivery.outlet import Outlet
 from isthmus.mqtt.topics import matches
 
 if TYPE_CHECKING:
     from isthmus.auth.acl import AccessList
-    from isthmus.auth.principal import Principal
+    from isthmus.delivery.endpoint import Origin
     from isthmus.delivery.receipt import Receipt
     from isthmus.metrics.drops import Drops
 
@@ -30,10 +31,13 @@ class Rights:
     Without an access list everybody may publish and read everything except to write below `$SYS/`.
     """
 
-    __slots__ = ("_old", "_young", "access", "topic_levels")
+    __slots__ = ("_old", "_young", "access", "check_retain_source", "topic_levels")
 
-    def __init__(self, access: AccessList | None, topic_levels: int) -> None:
+    def __init__(
+        self, access: AccessList | None, topic_levels: int, *, check_retain_source: bool = True
+    ) -> None:
         self.access = access
+        self.check_retain_source = check_retain_source
         self.topic_levels = topic_levels
         self._young: dict[tuple[str | None, str, bytes], bool] = {}
         self._old: dict[tuple[str | None, str, bytes], bool] = {}
@@ -68,6 +72,15 @@ class Rights:
                     self._young = {}
                 self._young[key] = answer
         return answer
+
+    def may_still_write(self, writer: Origin, topic: bytes) -> bool:
+        """Whether the publisher of a retained message may publish it now.
+
+        Without that, what somebody wrote who has lost the right since would stay (CVE-2018-12546).
+        """
+        if self.access is None or not self.check_retain_source:
+            return True
+        return self.access.may_write(Principal(writer.username or None, writer.client_id), topic)
 
     def subscribe_refusal(self, principal: Principal, filter_: bytes) -> int:
         """The reason code that forbids `principal` to subscribe to `filter_`, or 0."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isthmus.delivery.lane import Lane
 from isthmus.delivery.outlet import LaneOutlet, flag_table
+from isthmus.mqtt.packets import PacketType
+from isthmus.mqtt.properties import PropertyId
+from isthmus.mqtt.properties import encode as encode_properties
 
 if TYPE_CHECKING:
     from isthmus.auth.principal import Principal
@@ -22,12 +25,29 @@ if TYPE_CHECKING:
 NEVER = 0xFFFFFFFF
 """The session expiry interval that means: keep the session for good (MQTT 5, 3.1.2.11.2)."""
 
-SESSION_FLAGS = {
-    (qos, retain): flag_table(max_qos=qos, retain=None if retain else False)
+_FLAGS = {
+    (qos, retain, upgrade): flag_table(
+        qos=qos if upgrade else None, max_qos=qos, retain=None if retain else False
+    )
     for qos in range(3)
     for retain in (False, True)
+    for upgrade in (False, True)
 }
-"""Flags for a subscription: (granted QoS, retain as published) to the flag table."""
+
+
+class Subscription(NamedTuple):
+    """How a session subscribed to one filter; `identifier` is 0 where it named none."""
+
+    options: SubscribeOptions
+    identifier: int = 0
+
+
+def stamp(granted: list[Subscription]) -> bytes:
+    """The properties that say which subscriptions a message is for (MQTT-3.3.4-3)."""
+    identifiers = [found.identifier for found in granted if found.identifier]
+    if not identifiers:
+        return b""
+    return encode_properties({PropertyId.SUBSCRIPTION_IDENTIFIER: identifiers}, PacketType.PUBLISH)
 
 
 class Session:
@@ -38,6 +58,7 @@ class Session:
     `will` is a will that waits for its delay. `subscription_bytes` is what the subscriptions take
     in memory, and `shapes` how many there are of each shape, None until there are so many that it
     matters. `retained_delivery` are the retained messages that are still to be sent, or None.
+    `upgrade` delivers with the QoS of the subscription also what was published with a lower one.
     """
 
     __slots__ = (
@@ -52,24 +73,32 @@ class Session:
         "shapes",
         "subscription_bytes",
         "subscriptions",
+        "upgrade",
         "will",
         "will_timer",
     )
 
-    def __init__(self, principal: Principal, lane: Lane, rights: Rights) -> None:
+    def __init__(
+        self, principal: Principal, lane: Lane, rights: Rights, *, upgrade: bool = False
+    ) -> None:
         self.principal = principal
         self.lane = lane
         self.rights = rights
+        self.upgrade = upgrade
         self.client: Client | None = None
         self.expiry_s = 0
         self.expires: Timer | None = None
-        self.subscriptions: dict[bytes, SubscribeOptions] = {}
+        self.subscriptions: dict[bytes, Subscription] = {}
         self.subscription_bytes = 0
         self.shapes: dict[bytes, int] | None = None
         self.retained_delivery: RetainedDelivery | None = None
         self.received_qos2: dict[bytes, Incoming] | None = None
         self.will: Message | None = None
         self.will_timer: Timer | None = None
+
+    def flags(self, qos: int, *, retain: bool) -> tuple[int, ...]:
+        """The flag table for messages that are granted `qos`, and keep their retain flag or not."""
+        return _FLAGS[qos, retain, self.upgrade]
 
     def resolve(self, topic: bytes, options: list[Any], plan: Plan, origin: Origin | None) -> None:
         """Add the one outlet of this session: overlapping subscriptions deliver once.
@@ -80,15 +109,17 @@ class Session:
         del origin
         if not self.rights.may_read(self.principal, topic):
             return
-        qos = max(option.qos for option in options)
-        retain = any(option.retain_as_published for option in options)
-        no_local = all(option.no_local for option in options)
+        granted: list[Subscription] = options
+        qos = max(found.options.qos for found in granted)
+        retain = any(found.options.retain_as_published for found in granted)
+        no_local = all(found.options.no_local for found in granted)
         plan.add(
             LaneOutlet(
                 self.lane,
                 topic,
-                SESSION_FLAGS[qos, retain],
+                self.flags(qos, retain=retain),
                 memory=True,
                 echo_key=self if no_local else None,
+                stamp=stamp(granted),
             )
         )

@@ -101,6 +101,75 @@ class BrokerSettings(SettingsModel):
         le=MAX_PACKET_SIZE_BYTES,
         description="Biggest packet that a client may send.",
     )
+    max_payload: Size = Field(
+        default=MAX_PACKET_SIZE_BYTES,
+        ge=0,
+        le=MAX_PACKET_SIZE_BYTES,
+        description="Biggest payload of a message that a client may publish; the packet around it "
+        "counts only for `max_packet_size`.",
+    )
+    max_qos: int = Field(
+        default=2,
+        ge=0,
+        le=2,
+        description="Highest QoS that clients may publish with and are granted; a client that "
+        "publishes with a higher one is disconnected.",
+    )
+    retain_available: bool = Field(
+        default=True,
+        description="Whether clients may have messages retained; one that tries it is "
+        "disconnected where this is false.",
+    )
+    retain_expiry: DurationOrNever = Field(
+        default=None,
+        description="Longest time that a message is retained; `never` keeps it for good, or until "
+        "its own message expiry interval ends.",
+    )
+    check_retain_source: bool = Field(
+        default=True,
+        description="Deliver a retained message only while its publisher may still publish it.",
+    )
+    max_keepalive: DurationOrNever = Field(
+        default=None,
+        description="Longest keep alive of a client; `never` sets no limit. MQTT 5 clients are "
+        "told to use this one instead of a longer one or none, others are refused.",
+    )
+    queue_qos0: bool = Field(
+        default=False,
+        description="Keep QoS 0 messages too for sessions whose client is away.",
+    )
+    upgrade_outgoing_qos: bool = Field(
+        default=False,
+        description="Deliver with the QoS of the subscription also where a message was published "
+        "with a lower one.",
+    )
+    response_information: str | None = Field(
+        default=None,
+        description="What MQTT 5 clients that ask for response information are told: the start of "
+        "topics for replies. Knows `${clientid}`.",
+        examples=["replies/${clientid}/"],
+    )
+    server_reference: str | None = Field(
+        default=None,
+        description="Another server, which MQTT 5 clients are told to use when this one stops.",
+        examples=["broker-b.example.com:1883"],
+    )
+    allow_empty_client_id: bool = Field(
+        default=True, description="Whether clients may leave the client id to the broker."
+    )
+    auto_id_prefix: str = Field(
+        default="auto-",
+        max_length=100,
+        description="Start of the client ids that the broker makes.",
+    )
+    client_id_prefixes: tuple[str, ...] = Field(
+        default=(),
+        description="Only client ids that begin with one of these may connect; none given, all.",
+        examples=[["sensor-", "panel-"]],
+    )
+    username_as_client_id: bool = Field(
+        default=False, description="Use the user name as client id, whatever the client sends."
+    )
     topic_alias_maximum: int = Field(
         default=10,
         ge=0,

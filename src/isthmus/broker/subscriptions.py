@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from isthmus.broker.retained_delivery import RetainedDelivery
-from isthmus.errors import ProtocolViolation
+from isthmus.broker.session import Subscription
 from isthmus.mqtt.packets import Suback, Unsuback
 from isthmus.mqtt.properties import PropertyId
 from isthmus.mqtt.reasons import ReasonCode
-from isthmus.mqtt.topics import is_wildcard, shape
+from isthmus.mqtt.topics import is_wildcard, shape, split_shared
 
 if TYPE_CHECKING:
     from isthmus.broker.broker import Broker
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from isthmus.broker.settings import LimitSettings
     from isthmus.mqtt.packets import Subscribe, Unsubscribe
 
-SHARED_PREFIX = b"$share/"
 V3_FAILURE = 0x80
 
 BYTES_PER_PLACE = 300
@@ -31,33 +30,33 @@ def subscribe(broker: Broker, client: Client, packet: Subscribe) -> None:
     """Grant or refuse each filter, answer, then send the retained messages that match."""
     session = client.session
     assert session is not None
-    if PropertyId.SUBSCRIPTION_IDENTIFIER in packet.properties:
-        # CONNACK has said that there are none (MQTT 5, 3.2.2.3.12).
-        client.fail(
-            ProtocolViolation(
-                "subscription identifiers are not supported",
-                ReasonCode.SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED,
-            )
-        )
-        return
     limits = broker.settings.limits
+    identifiers = packet.properties.get(PropertyId.SUBSCRIPTION_IDENTIFIER)
+    identifier = identifiers[0] if identifiers else 0
     codes = []
     retained = []
     for filter_, asked in packet.filters:
         options = asked
+        if asked.qos > broker.settings.max_qos:
+            options = replace(asked, qos=broker.settings.max_qos)
         if client.bridge:
-            options = replace(asked, no_local=True, retain_as_published=True)
+            options = replace(options, no_local=True, retain_as_published=True)
         new = filter_ not in session.subscriptions
-        code = _refusal(limits, session, filter_, new=new)
+        group, bare = split_shared(filter_)
+        code = _refusal(limits, session, bare, new=new)
         if not code:
             if new:
-                _account(session, filter_, 1)
-            if (options.retain_handling == 0 or (options.retain_handling == 1 and new)) and (
-                broker.retained.may_match(filter_)
-            ):
-                retained.append((filter_, options))
-            session.subscriptions[filter_] = options
-            broker.exchange.subscribe(filter_, session, options)
+                _account(session, bare, 1)
+            subscription = Subscription(options, identifier)
+            session.subscriptions[filter_] = subscription
+            if group is not None:
+                broker.join_share(filter_, session, subscription)
+            else:
+                broker.exchange.subscribe(filter_, session, subscription)
+                if (options.retain_handling == 0 or (options.retain_handling == 1 and new)) and (
+                    broker.retained.may_match(filter_)
+                ):
+                    retained.append((filter_, subscription))
             code = options.qos
         elif not client.v5:
             code = V3_FAILURE
@@ -67,8 +66,8 @@ def subscribe(broker: Broker, client: Client, packet: Subscribe) -> None:
         delivery = session.retained_delivery
         if delivery is None:
             delivery = session.retained_delivery = RetainedDelivery(broker.retained, session)
-        for filter_, options in retained:
-            delivery.add(filter_, options)
+        for filter_, subscription in retained:
+            delivery.add(filter_, subscription)
 
 
 def unsubscribe(broker: Broker, client: Client, packet: Unsubscribe) -> None:
@@ -79,8 +78,8 @@ def unsubscribe(broker: Broker, client: Client, packet: Unsubscribe) -> None:
     for filter_ in packet.filters:
         known = session.subscriptions.pop(filter_, None) is not None
         if known:
-            _account(session, filter_, -1)
-            broker.exchange.unsubscribe(filter_, session)
+            _account(session, split_shared(filter_)[1], -1)
+            broker.forget_subscription(filter_, session)
             if session.retained_delivery is not None:
                 session.retained_delivery.discard(filter_)
         codes.append(ReasonCode.SUCCESS if known else ReasonCode.NO_SUBSCRIPTION_EXISTED)
@@ -88,8 +87,6 @@ def unsubscribe(broker: Broker, client: Client, packet: Unsubscribe) -> None:
 
 
 def _refusal(limits: LimitSettings, session: Session, filter_: bytes, *, new: bool) -> int:
-    if filter_.startswith(SHARED_PREFIX):
-        return ReasonCode.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED
     if new:
         count = len(session.subscriptions)
         if (
@@ -119,7 +116,9 @@ def _adds_a_shape(session: Session, filter_: bytes, limits: LimitSettings) -> bo
         return False
     if session.shapes is None:
         session.shapes = Counter(
-            shape(known) for known in session.subscriptions if is_wildcard(known)
+            shape(bare)
+            for known in session.subscriptions
+            if is_wildcard(bare := split_shared(known)[1])
         )
     return len(session.shapes) >= limits.wildcard_shapes and shape(filter_) not in session.shapes
 

@@ -21,6 +21,7 @@ cdef class Lane:
     cdef public object drops
     cdef public dict entries
     cdef public bint full
+    cdef public bint keeps_qos0
     cdef public Link link
     cdef public Py_ssize_t max_body
     cdef public int max_inflight
@@ -31,6 +32,7 @@ cdef class Lane:
     cdef public Py_ssize_t refused
     cdef public Py_ssize_t room
     cdef public Py_ssize_t sent
+    cdef public list suppliers
     cdef public bint v5
     cdef public bint waiting
     cdef public Window window
@@ -38,6 +40,7 @@ cdef class Lane:
     cpdef enqueue(self, bytes topic, int first, bytes properties, bytes payload, Receipt receipt)
     cpdef too_large(self, bytes packet_id, bytes topic, Receipt receipt, Py_ssize_t index)
     cpdef send_blocked(self, bytes packet)
+    cpdef away(self, bytes topic, int first, bytes properties, bytes payload)
 
     @cython.locals(
         entries=dict, last=Receipt, receipt=Receipt, count=Py_ssize_t, packet_id=bytes,

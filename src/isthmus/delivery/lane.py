@@ -16,7 +16,7 @@ once, and whoever takes it out releases its hold; nothing is sent again on a liv
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from isthmus import clock
 from isthmus.delivery.publication import again, pack, unpack
@@ -52,6 +52,16 @@ def largest_body(max_packet: int) -> int:
     return UNLIMITED_PACKET - 5
 
 
+class Supplier(Protocol):
+    """Where messages for several lanes wait: a shared subscription."""
+
+    def supply(self, lane: Lane) -> None:
+        """Give `lane` what it has room for."""
+
+    def disconnected(self, lane: Lane) -> None:
+        """The connection of `lane` has ended."""
+
+
 Entry = tuple[bytes, "Receipt | None", int]
 """A message in flight: the encoded PUBLISH, the receipt that waits for it, its index there."""
 
@@ -64,7 +74,8 @@ class Lane:
     everything later must queue behind, `v5` whether MQTT 5 is spoken, `sent` messages of any QoS
     handed to the link, `full` that the queue is over its size and publishers should pause.
     `inherited` are the QoS 2 identifiers freed by `_disown`, None where the peer's session began
-    with us.
+    with us. `suppliers` are asked for more when there is room, None while there are none.
+    `keeps_qos0` queues QoS 0 messages too while there is no connection.
     """
 
     __slots__ = (
@@ -83,6 +94,7 @@ class Lane:
         "entries",
         "full",
         "inherited",
+        "keeps_qos0",
         "link",
         "max_body",
         "max_inflight",
@@ -93,6 +105,7 @@ class Lane:
         "refused",
         "room",
         "sent",
+        "suppliers",
         "v5",
         "waiting",
         "window",
@@ -107,6 +120,7 @@ class Lane:
         max_queued: int,
         max_queued_bytes: int,
         max_unsent_bytes: int,
+        keeps_qos0: bool = False,
     ) -> None:
         self.drops = drops
         self.blocks = blocks
@@ -114,6 +128,7 @@ class Lane:
         self.max_queued = max_queued
         self.max_queued_bytes = max_queued_bytes
         self.max_unsent_bytes = max_unsent_bytes
+        self.keeps_qos0 = keeps_qos0
         self.window = Window(max_inflight)
         self.entries: dict[bytes, Entry] = self.window.entries
         self.room = 0
@@ -124,6 +139,7 @@ class Lane:
         self.refused = 0
         self.full = False
         self.waiting = False
+        self.suppliers: list[Supplier] | None = None
         self._queue: Queue | None = None
         self._max_qos = 2
         self._retain = True
@@ -264,6 +280,13 @@ class Lane:
         if len(self.entries) < self.room and self._retry_timer is None:
             self.pump()
 
+    def away(self, topic: bytes, first: int, properties: bytes, payload: bytes) -> None:
+        """Keep a QoS 0 message for later, or drop it: there is no connection."""
+        if self.keeps_qos0:
+            self.enqueue(topic, first, properties, payload, None)
+        else:
+            self.drops.add("link_down", topic[2:])
+
     def _reject(self, topic: bytes, receipt: Receipt) -> None:
         """The queue is at twice its size, from publishers who cannot be paused: take no more.
 
@@ -286,17 +309,41 @@ class Lane:
         if self._resend is not None and not self._send_again():
             return
         queue = self._queue
-        if queue is None:
-            self.waiting = False
-            return
-        entries = self.entries
-        while queue and len(entries) < self.room:
-            self._send(queue.popleft())
-        if self.full and queue.size < self.max_queued_bytes // 2:
-            self.full = False
-        if not queue:
+        if queue is not None:
+            entries = self.entries
+            while queue and len(entries) < self.room:
+                self._send(queue.popleft())
+            if self.full and queue.size < self.max_queued_bytes // 2:
+                self.full = False
+            if queue:
+                return
             self._queue = None
-            self.waiting = False
+        self.waiting = False
+        for supplier in self.suppliers or ():
+            supplier.supply(self)
+
+    def has_room(self) -> bool:
+        """Whether a message given now is sent at once."""
+        return len(self.entries) < self.room and not self.waiting
+
+    def give(self, item: Queued) -> None:
+        """Send a message that waited elsewhere; there must be room."""
+        if item.receipt is not None:
+            item.receipt.holds += 1
+        self._send(item)
+
+    def give_back(self, receipt: Receipt) -> list[Queued]:
+        """Take the QoS 1 messages of `receipt` that are in flight out, in order.
+
+        For a lane without a connection: others get them. QoS 2 stays, as its exchange has begun.
+        """
+        found = []
+        for packet_id, (packet, owner, _) in list(self.entries.items()):
+            if owner is receipt and not packet[0] & 4:
+                del self.entries[packet_id]
+                receipt.release()
+                found.append(self._as_queued(packet, None, 0, self.v5))
+        return found
 
     def _send(self, item: Queued) -> None:
         link = self.link
@@ -446,7 +493,7 @@ class Lane:
             last.release(count)
         self._retry_s = RETRY_MIN_S
         self._id_was_taken = False
-        if self.waiting and self._retry_timer is None:
+        if (self.waiting or self.suppliers is not None) and self._retry_timer is None:
             self.pump()
 
     def recorded(self, packet_id: int, code: int) -> None:
@@ -529,13 +576,19 @@ class Lane:
         aged_s: float = 0.0,
     ) -> None:
         """Put a publication that was sent back in front of the queue, as a new one."""
+        self._open_queue().put_back(self._as_queued(packet, receipt, index, v5, aged_s))
+
+    @staticmethod
+    def _as_queued(
+        packet: bytes, receipt: Receipt | None, index: int, v5: bool, aged_s: float = 0.0
+    ) -> Queued:
+        """A publication that was sent and is to be sent anew."""
         first, topic, _, properties, payload = unpack(packet, v5=v5)
         lifetime = message_expiry(properties) if properties else None
         expires = None
         if lifetime is not None:
             expires = clock.monotonic() + lifetime - aged_s
-        item = Queued(topic, first, properties, payload, receipt, index, expires)
-        self._open_queue().put_back(item)
+        return Queued(topic, first, properties, payload, receipt, index, expires)
 
     def _requeue(self, v5: bool) -> None:
         """The peer has forgotten the session: what was in flight becomes new publications."""

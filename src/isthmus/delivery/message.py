@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from isthmus.delivery.endpoint import Origin
 
 
 @dataclass(slots=True)
@@ -10,7 +14,8 @@ class Message:
     """One application message.
 
     `properties` is the MQTT 5 property block without its length, as it goes on the wire; `expires`
-    is the monotonic time at which the message expiry interval ends, or None.
+    is the monotonic time at which the message expiry interval ends, or None. `writer` is the client
+    that published it, None for what needs no rights.
     """
 
     topic: bytes
@@ -19,6 +24,7 @@ class Message:
     retain: bool = False
     properties: bytes = b""
     expires: float | None = None
+    writer: Origin | None = None
 
     @property
     def flags(self) -> int:

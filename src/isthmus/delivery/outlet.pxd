@@ -8,14 +8,18 @@ from isthmus.net.link cimport Link
 cdef class Outlet:
     cdef public object echo_key
     cdef public bint retains
+    cdef public object writer
 
     cpdef send(self, int flags, bytes properties, bytes payload, Receipt receipt)
 
 
 cdef class LaneOutlet(Outlet):
+    cdef public bytes bare
     cdef public tuple first
     cdef public Lane lane
+    cdef public bint leaves
     cdef public bint memory
+    cdef public bytes stamp
     cdef public bytes topic
 
     @cython.locals(
@@ -29,6 +33,7 @@ cdef class FanOutlet(Outlet):
     cdef public tuple first
     cdef public list lanes
     cdef public list outlets
+    cdef public bytes stamp
     cdef public bytes topic
 
     @cython.locals(

@@ -13,6 +13,7 @@ from isthmus.delivery.publication import pack
 from isthmus.mqtt.wire import VARINT, varint
 
 if TYPE_CHECKING:
+    from isthmus.delivery.endpoint import Origin
     from isthmus.delivery.lane import Lane
     from isthmus.delivery.receipt import Receipt
 
@@ -20,6 +21,9 @@ join = b"".join
 
 FIRST = [bytes((n,)) for n in range(256)]
 """First bytes of packets."""
+
+NO_PROPERTIES = b"\0"
+"""An empty property block with its length."""
 
 KEEP: tuple[int, ...] = tuple(range(8))
 """The flag table that changes nothing: `table[qos << 1 | retain]`."""
@@ -57,14 +61,15 @@ class Outlet:
 
     `echo_key` is the session or connector that this leads to when a message must not go back to
     where it came from, else None. `retains` marks an outlet that is only used for messages with the
-    retain flag.
+    retain flag; `writer` is set to their publisher, if it is a client, before each one.
     """
 
-    __slots__ = ("echo_key", "retains")
+    __slots__ = ("echo_key", "retains", "writer")
 
     def __init__(self, echo_key: object = None, *, retains: bool = False) -> None:
         self.echo_key = echo_key
         self.retains = retains
+        self.writer: Origin | None = None
 
     def send(self, flags: int, properties: bytes, payload: bytes, receipt: Receipt | None) -> None:
         """Take one message.
@@ -88,10 +93,12 @@ class LaneOutlet(Outlet):
     """One topic on one lane.
 
     `topic` has its two length bytes in front. `memory` releases the publisher as soon as the
-    message is in the lane.
+    message is in the lane. `stamp` are properties for every message of this topic, such as
+    subscription identifiers; MQTT 3 connections do not see them. `leaves` says that the peer passes
+    messages on, so that they carry their hops.
     """
 
-    __slots__ = ("first", "lane", "memory", "topic")
+    __slots__ = ("bare", "first", "lane", "leaves", "memory", "stamp", "topic")
 
     def __init__(
         self,
@@ -101,12 +108,17 @@ class LaneOutlet(Outlet):
         *,
         memory: bool,
         echo_key: object = None,
+        stamp: bytes = b"",
+        leaves: bool = False,
     ) -> None:
         super().__init__(echo_key)
         self.lane = lane
         self.topic = len(topic).to_bytes(2, "big") + topic
         self.first = _first_bytes(flags)
         self.memory = memory
+        self.stamp = stamp
+        self.bare = varint(len(stamp)) + stamp if stamp else NO_PROPERTIES
+        self.leaves = leaves
 
     def send(self, flags: int, properties: bytes, payload: bytes, receipt: Receipt | None) -> None:
         """Send one message, queue it, or drop and count it; see `Outlet.send`."""
@@ -124,7 +136,7 @@ class LaneOutlet(Outlet):
                 or link is None
                 or (first >= 0x34 and lane.inherited is not None)
             ):
-                lane.enqueue(topic, first, properties, payload, receipt)
+                lane.enqueue(topic, first, properties + self.stamp, payload, receipt)
                 return
             free = lane.window.free
             packet_id = free.pop() if free else lane.window.next_id()
@@ -132,9 +144,10 @@ class LaneOutlet(Outlet):
             index = 0 if receipt is None else len(receipt.ids) - 1
             if lane.v5:
                 if properties:
+                    properties += self.stamp
                     end = packet_id + varint(len(properties)) + properties
                 else:
-                    end = packet_id + b"\0"
+                    end = packet_id + self.bare
                 size = len(topic) + len(end) + len(payload)
                 packet = join((FIRST[first], varint(size), topic, end, payload))
             else:
@@ -149,13 +162,14 @@ class LaneOutlet(Outlet):
             entries[packet_id] = (packet, receipt, index)
         else:
             if link is None:
-                lane.drops.add("link_down", topic[2:])
+                lane.away(topic, first, properties + self.stamp, payload)
                 return
             if lane.v5:
                 if properties:
+                    properties += self.stamp
                     topic = topic + varint(len(properties)) + properties
                 else:
-                    topic = topic + b"\0"
+                    topic = topic + self.bare
             size = len(topic) + len(payload)
             if size > lane.max_body:
                 lane.drops.add("too_large", self.topic[2:])
@@ -175,14 +189,20 @@ class LaneOutlet(Outlet):
         """The same topic on the same lane, with the flags mapped by `table` first."""
         flags = tuple(self.first[flag] & 7 for flag in table)
         return LaneOutlet(
-            self.lane, self.topic[2:], flags, memory=self.memory, echo_key=self.echo_key
+            self.lane,
+            self.topic[2:],
+            flags,
+            memory=self.memory,
+            echo_key=self.echo_key,
+            stamp=self.stamp,
+            leaves=self.leaves,
         )
 
 
 class FanOutlet(Outlet):
-    """One topic on many lanes with the same flags: each version is encoded once per message."""
+    """One topic on many lanes, flags and stamp alike: each version is encoded once per message."""
 
-    __slots__ = ("first", "lanes", "outlets", "topic")
+    __slots__ = ("first", "lanes", "outlets", "stamp", "topic")
 
     def __init__(self, outlets: list[LaneOutlet]) -> None:
         super().__init__()
@@ -190,6 +210,7 @@ class FanOutlet(Outlet):
         self.lanes = [outlet.lane for outlet in outlets]
         self.topic = outlets[0].topic
         self.first = outlets[0].first
+        self.stamp = outlets[0].stamp
 
     def send(self, flags: int, properties: bytes, payload: bytes, receipt: Receipt | None) -> None:
         """Send one message to every lane; see `Outlet.send`."""
@@ -199,6 +220,7 @@ class FanOutlet(Outlet):
                 outlet.send(flags, properties, payload, receipt)
             return
         topic = self.topic
+        properties += self.stamp
         size = len(topic) + len(payload)
         v3_packet = b"".join((FIRST[first], varint(size), topic, payload))
         v3_size = size
@@ -208,7 +230,7 @@ class FanOutlet(Outlet):
         for lane in self.lanes:
             link = lane.link
             if link is None:
-                lane.drops.add("link_down", topic[2:])
+                lane.away(topic, first, properties, payload)
                 continue
             packet = v3_packet
             size = v3_size
@@ -241,7 +263,7 @@ def fanned(outlets: list[Outlet]) -> list[Outlet]:
     found: list[Outlet] = []
     for outlet in outlets:
         if isinstance(outlet, LaneOutlet) and outlet.echo_key is None and outlet.memory:
-            same.setdefault((outlet.topic, outlet.first), []).append(outlet)
+            same.setdefault((outlet.topic, outlet.first, outlet.stamp), []).append(outlet)
         else:
             found.append(outlet)
     found.extend(alike[0] if len(alike) == 1 else FanOutlet(alike) for alike in same.values())

@@ -249,7 +249,13 @@ class Source(Settler):
         """A message with retain, DUP or QoS 2; returns the receipt that stays open."""
         flags, _topic, packet_id, properties, payload = event
         flags &= 0x07  # DUP says something about this hop only (MQTT-3.3.1-3)
-        outlets = plan.retaining if flags & 1 else plan.outlets
+        outlets = plan.outlets
+        if flags & 1:
+            outlets = plan.retaining
+            writer = self.origin if self.origin.client_id else None
+            for outlet in outlets:
+                if outlet.retains:
+                    outlet.writer = writer
         if flags & 4:
             if receipt is not None:
                 self._finish(receipt)

@@ -56,12 +56,19 @@ _RUNS: Final = [Struct("2x2s" * count) for count in range(_RUN + 1)]
 
 @cache
 def _kinds(
-    role: Role, version: int, first: PacketType | None, past: PacketType | None, auth: bool
+    role: Role,
+    version: int,
+    first: PacketType | None,
+    past: PacketType | None,
+    auth: bool,
+    max_qos: int,
+    retain: bool,
 ) -> tuple[int, ...]:
     """The kind of each first byte.
 
     `first` is the packet that has to come first and did not yet, `past` the one that may not come
-    again; `auth` tells whether enhanced authentication was agreed on.
+    again; `auth` tells whether enhanced authentication was agreed on. `max_qos` and `retain` say
+    which messages we take.
     """
     kinds = [_ILLEGAL] * 256
     types = receivable(role, version)
@@ -73,10 +80,9 @@ def _kinds(
         types -= {PacketType.AUTH}
     for kind in types:
         if kind is PacketType.PUBLISH:
-            for flags in (0x0, 0x1):
-                kinds[0x30 | flags] = _PUBLISH_0
-            for flags in (0x2, 0x3, 0x4, 0x5, 0xA, 0xB, 0xC, 0xD):
-                kinds[0x30 | flags] = _PUBLISH_12
+            for flags in (0x0, 0x1, 0x2, 0x3, 0x4, 0x5, 0xA, 0xB, 0xC, 0xD):
+                if flags >> 1 & 3 <= max_qos and (retain or not flags & 1):
+                    kinds[0x30 | flags] = _PUBLISH_12 if flags & 6 else _PUBLISH_0
             continue
         legal = _PUBACK if kind is PacketType.PUBACK else _OTHER
         kinds[kind << 4 | FLAGS[kind]] = legal
@@ -97,6 +103,9 @@ class Decoder:
         aliases: The topic aliases that the peer may use; None for none.
         strict_client_id: Refuse client identifiers above 23 characters in MQTT 3.1.
         auth: AUTH packets are allowed. A server learns it from CONNECT.
+        max_qos: The highest QoS of messages that we take; higher ones are an error (0x9B).
+        retain: Whether we take messages to retain; without, they are an error (0x9A).
+        max_payload: Of a message in bytes; larger ones are an error (0x95).
     """
 
     __slots__ = (
@@ -104,9 +113,12 @@ class Decoder:
         "_first",
         "_kinds",
         "_limit",
+        "_max_payload",
+        "_max_qos",
         "_need",
         "_partial",
         "_past",
+        "_retain",
         "_role",
         "_small",
         "_strict_client_id",
@@ -127,6 +139,9 @@ class Decoder:
         aliases: InboundAliases | None = None,
         strict_client_id: bool = False,
         auth: bool = True,
+        max_qos: int = 2,
+        retain: bool = True,
+        max_payload: int = MAX_PACKET_SIZE,
     ) -> None:
         self.version = version
         self.aliases = aliases
@@ -141,6 +156,9 @@ class Decoder:
         self._past: PacketType | None = None
         self._auth = auth
         self._strict_client_id = strict_client_id
+        self._max_qos = max_qos
+        self._retain = retain
+        self._max_payload = max_payload
         self._limit = max_packet_size
         self._small = min(127, max_packet_size - 2)
         self._partial: bytearray | None = None
@@ -160,7 +178,15 @@ class Decoder:
         return 0 if self._partial is None else len(self._partial)
 
     def _choose(self) -> None:
-        self._kinds = _kinds(self._role, self.version or 4, self._first, self._past, self._auth)
+        self._kinds = _kinds(
+            self._role,
+            self.version or 4,
+            self._first,
+            self._past,
+            self._auth,
+            self._max_qos,
+            self._retain,
+        )
 
     def feed(self, data: bytes) -> list[Event]:
         """Decode every packet that is complete with `data`, and keep the rest."""
@@ -186,6 +212,7 @@ class Decoder:
         names = VALID_NAMES
         kinds = self._kinds
         small = self._small
+        max_payload = self._max_payload
         v5 = self.version == 5
         blocks = BLOCKS.young if v5 else _NO_BLOCKS
         size = len(data)
@@ -237,6 +264,8 @@ class Decoder:
                             topic = self._special(block, topic)
                 if topic not in names:
                     self._check_topic(topic)
+                if end - stop > max_payload:
+                    raise ProtocolViolation(f"a payload of {end - stop} bytes is too large", 0x95)
                 events.append((raw[at] & 15, topic, packet_id, properties, raw[stop:end]))
                 at = end
             elif kind == _PUBACK and length == 2:
@@ -305,6 +334,12 @@ class Decoder:
         if kind is PacketType.PUBLISH:
             if flags & 6 == 6:
                 return MalformedPacket("PUBLISH with QoS 3", None, "MQTT-3.3.1-4")
+            if flags >> 1 & 3 > self._max_qos:
+                return ProtocolViolation(
+                    f"a message above QoS {self._max_qos}", 0x9B, "MQTT-3.2.2-11"
+                )
+            if flags & 1 and not self._retain:
+                return ProtocolViolation("a message to retain", 0x9A, "MQTT-3.2.2-14")
             return MalformedPacket("PUBLISH with DUP and QoS 0", None, "MQTT-3.3.1-2")
         if kind not in RECEIVED_BY[self._role]:
             return ProtocolViolation(f"{kind.name} from the wrong side")

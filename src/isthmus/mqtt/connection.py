@@ -143,6 +143,9 @@ class Connection:
         role: Ours.
         max_packet_size: The largest packet that we take, in bytes; announce it to the peer.
         topic_alias_maximum: How many topic aliases we let the peer use; announce it to the peer.
+        max_qos: The highest QoS of messages that we take; announce it to the peer.
+        retain: Whether we take messages to retain; announce it to the peer.
+        max_payload: The largest payload that we take, in bytes.
         strict_client_id: On a server, refuse long client identifiers of MQTT 3.1.
         now: Seconds on the caller's monotonic clock.
         out: Where bytes to send are appended; the network link may share its own list.
@@ -178,6 +181,9 @@ class Connection:
         now: float,
         max_packet_size: int = MAX_PACKET_SIZE,
         topic_alias_maximum: int = 0,
+        max_qos: int = 2,
+        retain: bool = True,
+        max_payload: int = MAX_PACKET_SIZE,
         strict_client_id: bool = False,
         out: list[bytes] | None = None,
     ) -> None:
@@ -198,6 +204,9 @@ class Connection:
             max_packet_size=max_packet_size,
             first_packet=PacketType.CONNECT if role is Role.SERVER else PacketType.CONNACK,
             strict_client_id=strict_client_id,
+            max_qos=max_qos,
+            retain=retain,
+            max_payload=max_payload,
         )
 
     def receive(self, data: bytes, now: float) -> list[Event]:

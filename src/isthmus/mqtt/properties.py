@@ -444,7 +444,8 @@ def message_expiry(block: bytes) -> int | None:
 def with_message_expiry(block: bytes, seconds: int) -> bytes:
     """The block with its message expiry interval set to `seconds` (MQTT-3.3.2-6).
 
-    A block without one is returned as it is. `block` has no alias or subscription identifiers.
+    A block without one is returned as it is. Alias and subscription identifiers may only stand
+    behind it.
     """
     at = BLOCKS.look(block).expiry_at
     if at < 0:

@@ -1,0 +1,205 @@
+"""Shared subscriptions: one message, one member of the group (MQTT 5, 4.8.2).
+
+The group is the lane. What no member has room for waits here, and goes to whoever has room first;
+a message that a member had not acknowledged when its connection ended comes back here, before all
+others (MQTT-4.8.2-5 allows it at once). QoS 2 stays with its member (MQTT-4.8.2-4), and what a
+member refuses is discarded and counted (MQTT-4.8.2-6).
+
+Members take turns. One that is away is left out, and so is one whose window is full, or for QoS 0
+one that does not read. Each member gets its messages in the order of their publication.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from isthmus import clock
+from isthmus.broker.session import Session, Subscription, stamp
+from isthmus.delivery.outlet import KEEP, LaneOutlet, Outlet, compose
+from isthmus.delivery.queue import Queue, Queued
+from isthmus.delivery.receipt import Receipt, Settler, open_receipt
+from isthmus.mqtt.properties import message_expiry
+
+if TYPE_CHECKING:
+    from isthmus.broker.settings import LimitSettings
+    from isthmus.delivery.endpoint import Origin
+    from isthmus.delivery.lane import Lane
+    from isthmus.delivery.plan import Plan
+    from isthmus.metrics.drops import Drops
+
+PUBACK = b"\x40\x02"
+
+
+class ShareGroup(Settler):
+    """The sessions that subscribed to one `$share/{group}/{filter}`.
+
+    `version` changes with the members. `receipt` marks the messages of this group in the lanes of
+    its members; nobody waits for it.
+    """
+
+    def __init__(self, limits: LimitSettings, drops: Drops) -> None:
+        super().__init__()
+        self.v5 = True
+        self.version = 0
+        self.queue = Queue()
+        self.receipt: Receipt = open_receipt(self, PUBACK)
+        self.receipt.ids = [b"\0\0"]
+        self.drops = drops
+        self._limits = limits
+        self._members: dict[Lane, tuple[Session, Subscription]] = {}
+        self._turn = 0
+
+    def __len__(self) -> int:
+        """How many members there are."""
+        return len(self._members)
+
+    # -- members ---------------------------------------------------------------------------------
+
+    def join(self, session: Session, subscription: Subscription) -> None:
+        """Add a member, or replace its subscription."""
+        lane = session.lane
+        if lane not in self._members:
+            lane.suppliers = [*(lane.suppliers or ()), self]
+        self._members[lane] = session, subscription
+        self.version += 1
+        self.supply(lane)
+
+    def leave(self, session: Session) -> None:
+        """Remove a member. What is on its way to it stays there while it is connected."""
+        lane = session.lane
+        if self._members.pop(lane, None) is not None:
+            lane.suppliers = [found for found in lane.suppliers or () if found is not self] or None
+            self.version += 1
+
+    def disconnected(self, lane: Lane) -> None:
+        """The connection of a member has ended: others get what it has not acknowledged."""
+        for item in lane.give_back(self.receipt):
+            self.queue.put_back(item)
+        for other in list(self._members):
+            if not self.queue:
+                break
+            self.supply(other)
+
+    def supply(self, lane: Lane) -> None:
+        """Give a member what waits, as far as it has room and may read it."""
+        session, subscription = self._members[lane]
+        queue = self.queue
+        options = subscription.options
+        flags = session.flags(options.qos, retain=options.retain_as_published)
+        while queue and lane.has_room():
+            item = queue.popleft()
+            topic = item.topic[2:]
+            if not session.rights.may_read(session.principal, topic):
+                if self._readable(topic):
+                    queue.put_back(item)
+                    return
+                self.drops.add("denied", topic)
+                continue
+            first = 0x30 | flags[item.first & 7]
+            properties = item.properties + stamp([subscription])
+            lane.give(item._replace(first=first, properties=properties, receipt=self.receipt))
+
+    def enqueue(self, topic: bytes, flags: int, properties: bytes, payload: bytes) -> None:
+        """Keep a message that no member has room for; `topic` has its length in front."""
+        lifetime = message_expiry(properties) if properties else None
+        expires = None if lifetime is None else clock.monotonic() + lifetime
+        item = Queued(topic, 0x30 | flags, properties, payload, None, 0, expires)
+        limits = self._limits
+        queue = self.queue
+        if len(queue) >= limits.queued_messages or (
+            queue and queue.size + item.size > limits.queued_bytes
+        ):
+            self.drops.add("queue_full", topic[2:])
+        else:
+            queue.append(item)
+
+    def ways(self, topic: bytes) -> list[LaneOutlet]:
+        """The ways to the members that may read `topic`."""
+        found = []
+        for lane, (session, subscription) in self._members.items():
+            if session.rights.may_read(session.principal, topic):
+                options = subscription.options
+                flags = session.flags(options.qos, retain=options.retain_as_published)
+                found.append(
+                    LaneOutlet(lane, topic, flags, memory=False, stamp=stamp([subscription]))
+                )
+        return found
+
+    def next_turn(self, count: int) -> int:
+        """Whose turn it is, of `count` members."""
+        self._turn = turn = (self._turn + 1) % count
+        return turn
+
+    def _readable(self, topic: bytes) -> bool:
+        return any(
+            session.rights.may_read(session.principal, topic)
+            for session, _ in self._members.values()
+        )
+
+    # -- what the exchange and the lanes ask -----------------------------------------------------
+
+    def resolve(self, topic: bytes, options: list[Any], plan: Plan, origin: Origin | None) -> None:
+        """Add the one way to this group; which member it leads to is decided per message."""
+        del options, origin
+        plan.add(ShareOutlet(self, topic))
+
+    def remembers(self, packet_id: bytes) -> bool:
+        """Nobody repeats what was published here."""
+        return False
+
+    def close_reason(self, reason: str) -> None:
+        """There is no connection to close."""
+
+    def press(self) -> None:
+        """There is no publisher to slow down."""
+
+
+class ShareOutlet(Outlet):
+    """One topic to one member of a group at a time."""
+
+    __slots__ = ("_flags", "_group", "_topic", "_version", "_ways")
+
+    def __init__(self, group: ShareGroup, topic: bytes, flags: tuple[int, ...] = KEEP) -> None:
+        super().__init__()
+        self._group = group
+        self._topic = topic
+        self._flags = flags
+        self._version = -1
+        self._ways: list[LaneOutlet] = []
+
+    def send(self, flags: int, properties: bytes, payload: bytes, receipt: Receipt | None) -> None:
+        """Send one message to the next member that has room, or keep it; see `Outlet.send`."""
+        del receipt  # the group is memory
+        group = self._group
+        if self._version != group.version:
+            self._version = group.version
+            self._ways = group.ways(self._topic)
+        ways = self._ways
+        flags = self._flags[flags]
+        if not ways:
+            group.drops.add("denied", self._topic)
+            return
+        connected = None
+        if not (flags >= 2 and group.queue):
+            count = len(ways)
+            for _ in ways:
+                way = ways[group.next_turn(count)]
+                lane = way.lane
+                link = lane.link
+                if link is None:
+                    continue
+                connected = way
+                if lane.has_room() if way.first[flags] >= 0x32 else not link.blocked:
+                    way.send(flags, properties, payload, group.receipt)
+                    return
+        if flags >= 2:
+            topic = self._topic
+            group.enqueue(len(topic).to_bytes(2, "big") + topic, flags, properties, payload)
+        elif connected is not None:
+            connected.send(flags, properties, payload, None)
+        else:
+            group.drops.add("link_down", self._topic)
+
+    def with_flags(self, table: tuple[int, ...]) -> ShareOutlet:
+        """The same for messages whose flags are first mapped by `table`."""
+        return ShareOutlet(self._group, self._topic, compose(table, self._flags))
