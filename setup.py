@@ -23,7 +23,6 @@ def extensions() -> list[Extension]:
         Extension(
             ".".join(path.relative_to(SOURCE).with_suffix("").parts),
             [str(path)],
-            optional=True,
             extra_compile_args=["-O2"] if os.name == "posix" else [],
         )
         for path in hot
@@ -33,6 +32,8 @@ def extensions() -> list[Extension]:
         build_dir="build/cython",
         compiler_directives={"language_level": 3, "annotation_typing": False},
     )
+    for module in compiled:
+        module.optional = True  # only now, as Cython makes new objects and forgets it
     return compiled
 
 

@@ -45,8 +45,9 @@ async def test_the_data_folder_is_for_its_owner_only(isthmus, tmp_path):
     assert len(json.loads(file.read_text())["cloud"]) == 8
 
 
-async def test_client_ids_that_cannot_be_read_stop_the_start(isthmus, tmp_path):
-    (tmp_path / "client-ids.json").write_text("{broken")
+@pytest.mark.parametrize("text", ["{broken", "[]", '{"cloud": "123"}', '{"cloud": "site/#:1"}'])
+async def test_client_ids_that_cannot_be_read_stop_the_start(isthmus, tmp_path, text):
+    (tmp_path / "client-ids.json").write_text(text)
     with pytest.raises(ConfigError, match=r"client-ids\.json"):
         await isthmus({"broker": {"data": str(tmp_path)}} | bridge(1, routes={"o": out()}))
 

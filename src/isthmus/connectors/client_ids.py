@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from pathlib import Path
 
 from isthmus.errors import ConfigError
 
 FILE_NAME = "client-ids.json"
+
+_DIGITS = re.compile(r"[0-9a-f]{8}")
 
 
 class ClientIds:
@@ -50,9 +53,9 @@ class ClientIds:
         try:
             digits = json.loads(path.read_text())
             if not isinstance(digits, dict) or not all(
-                isinstance(value, str) and len(value) == 8 for value in digits.values()
+                isinstance(value, str) and _DIGITS.fullmatch(value) for value in digits.values()
             ):
-                raise ValueError("not a mapping of connectors to 8 digits")
+                raise ValueError("not a mapping of connectors to 8 hexadecimal digits")
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"{path}: cannot be read: {error}; mend it, or remove it to get new client ids "
