@@ -143,17 +143,6 @@ def test_a_fan_outlet_does_what_its_outlets_do_one_by_one(wanted, sequence, tabl
     assert [outcome(lane) for lane in together] == [outcome(lane) for lane in apart]
 
 
-@given(kinds, tables, tables, st.sampled_from(FLAGS))
-def test_a_fan_outlet_with_other_flags(wanted, own, table, flags):
-    together, apart = lanes(wanted), lanes(wanted)
-    FanOutlet([LaneOutlet(lane, b"t", own, memory=True) for lane in together]).with_flags(
-        table
-    ).send(flags, b"", b"1", None)
-    for lane in apart:
-        LaneOutlet(lane, b"t", own, memory=True).send(table[flags], b"", b"1", None)
-    assert [outcome(lane) for lane in together] == [outcome(lane) for lane in apart]
-
-
 def test_only_what_differs_in_the_lane_alone_is_joined():
     """A target that holds receipts or must not echo is asked by itself."""
     down = [make_lane() for _ in range(8)]

@@ -14,6 +14,7 @@ from isthmus.broker.session import NEVER, Session, Subscription
 from isthmus.broker.share_group import ShareGroup
 from isthmus.delivery.endpoint import Origin, Subscriber
 from isthmus.delivery.exchange import Exchange
+from isthmus.delivery.hops import Hops
 from isthmus.delivery.lane import Lane
 from isthmus.delivery.message import Message
 from isthmus.delivery.outlet import KEEP
@@ -84,6 +85,7 @@ class Broker:
             settings.limits.topic_levels,
             check_retain_source=settings.check_retain_source,
         )
+        self.hops = Hops()
         self.drops = Drops("broker", log)
         self.ends = LogLimit(log, reactor.wheel.at)
         self.retained = RetainedMessages(
@@ -199,7 +201,11 @@ class Broker:
             if len(self.sessions) >= self.settings.limits.sessions:
                 raise ProtocolViolation("too many sessions", ReasonCode.QUOTA_EXCEEDED)
             session = Session(
-                principal, self._lane(), self.rights, upgrade=self.settings.upgrade_outgoing_qos
+                principal,
+                self._lane(),
+                self.rights,
+                self.hops,
+                upgrade=self.settings.upgrade_outgoing_qos,
             )
             self.sessions[principal.client_id] = session
         if session.expires is not None:

@@ -85,6 +85,7 @@ class Client(Source):
             out=link.out,
         )
         super().__init__(link, connection, settings.receive_maximum)
+        self.hops = broker.hops
         self._deaf = False
         self.max_unsent = settings.limits.unsent_bytes
         self._broker = broker

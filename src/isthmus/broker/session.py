@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from isthmus.broker.retained_delivery import RetainedDelivery
     from isthmus.broker.rights import Rights
     from isthmus.delivery.endpoint import Origin
+    from isthmus.delivery.hops import Hops
     from isthmus.delivery.message import Message
     from isthmus.delivery.plan import Plan
     from isthmus.delivery.source import Incoming
@@ -58,13 +59,15 @@ class Session:
     `will` is a will that waits for its delay. `subscription_bytes` is what the subscriptions take
     in memory, and `shapes` how many there are of each shape, None until there are so many that it
     matters. `retained_delivery` are the retained messages that are still to be sent, or None.
-    `upgrade` delivers with the QoS of the subscription also what was published with a lower one.
+    `hops` is the loop guard, for a client that is a bridge. `upgrade` delivers with the QoS of the
+    subscription also what was published with a lower one.
     """
 
     __slots__ = (
         "client",
         "expires",
         "expiry_s",
+        "hops",
         "lane",
         "principal",
         "received_qos2",
@@ -79,11 +82,18 @@ class Session:
     )
 
     def __init__(
-        self, principal: Principal, lane: Lane, rights: Rights, *, upgrade: bool = False
+        self,
+        principal: Principal,
+        lane: Lane,
+        rights: Rights,
+        hops: Hops | None = None,
+        *,
+        upgrade: bool = False,
     ) -> None:
         self.principal = principal
         self.lane = lane
         self.rights = rights
+        self.hops = hops
         self.upgrade = upgrade
         self.client: Client | None = None
         self.expiry_s = 0
@@ -113,6 +123,10 @@ class Session:
         qos = max(found.options.qos for found in granted)
         retain = any(found.options.retain_as_published for found in granted)
         no_local = all(found.options.no_local for found in granted)
+        # This is how bridges subscribe, and nobody else has a reason to.
+        bridge = any(
+            found.options.no_local and found.options.retain_as_published for found in granted
+        )
         plan.add(
             LaneOutlet(
                 self.lane,
@@ -121,5 +135,6 @@ class Session:
                 memory=True,
                 echo_key=self if no_local else None,
                 stamp=stamp(granted),
+                hops=self.hops if bridge else None,
             )
         )

@@ -131,7 +131,7 @@ class Exchange:
 
 def _add(plan: Plan, inner: Plan, topic: bytes, origin: Origin, flags: tuple[int, ...]) -> None:
     """Add to `plan` what of `inner` is open to `origin`."""
-    for outlet in inner.retaining:
+    for outlet in inner.single:
         if outlet.echo_key is None or outlet.echo_key is not origin.key:
             mapped = outlet if flags == KEEP else outlet.with_flags(flags)
             if mapped is not None:

@@ -17,7 +17,7 @@ cdef class LaneOutlet(Outlet):
     cdef public bytes bare
     cdef public tuple first
     cdef public Lane lane
-    cdef public bint leaves
+    cdef public object hops
     cdef public bint memory
     cdef public bytes stamp
     cdef public bytes topic
@@ -41,4 +41,12 @@ cdef class FanOutlet(Outlet):
         v5_packet=bytes, size=Py_ssize_t, v3_size=Py_ssize_t, v5_size=Py_ssize_t, out=list,
         outlet=LaneOutlet,
     )
+    cpdef send(self, int flags, bytes properties, bytes payload, Receipt receipt)
+
+
+cdef class HopsOutlet(Outlet):
+    cdef public object hops
+    cdef public list outlets
+
+    @cython.locals(outlet=LaneOutlet)
     cpdef send(self, int flags, bytes properties, bytes payload, Receipt receipt)

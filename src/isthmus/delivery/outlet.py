@@ -14,6 +14,7 @@ from isthmus.mqtt.wire import VARINT, varint
 
 if TYPE_CHECKING:
     from isthmus.delivery.endpoint import Origin
+    from isthmus.delivery.hops import Hops
     from isthmus.delivery.lane import Lane
     from isthmus.delivery.receipt import Receipt
 
@@ -94,11 +95,11 @@ class LaneOutlet(Outlet):
 
     `topic` has its two length bytes in front. `memory` releases the publisher as soon as the
     message is in the lane. `stamp` are properties for every message of this topic, such as
-    subscription identifiers; MQTT 3 connections do not see them. `leaves` says that the peer passes
-    messages on, so that they carry their hops.
+    subscription identifiers; MQTT 3 connections do not see them. `hops` is the loop guard where the
+    peer passes messages on to other brokers, else None.
     """
 
-    __slots__ = ("bare", "first", "lane", "leaves", "memory", "stamp", "topic")
+    __slots__ = ("bare", "first", "hops", "lane", "memory", "stamp", "topic")
 
     def __init__(
         self,
@@ -109,7 +110,7 @@ class LaneOutlet(Outlet):
         memory: bool,
         echo_key: object = None,
         stamp: bytes = b"",
-        leaves: bool = False,
+        hops: Hops | None = None,
     ) -> None:
         super().__init__(echo_key)
         self.lane = lane
@@ -118,7 +119,7 @@ class LaneOutlet(Outlet):
         self.memory = memory
         self.stamp = stamp
         self.bare = varint(len(stamp)) + stamp if stamp else NO_PROPERTIES
-        self.leaves = leaves
+        self.hops = hops
 
     def send(self, flags: int, properties: bytes, payload: bytes, receipt: Receipt | None) -> None:
         """Send one message, queue it, or drop and count it; see `Outlet.send`."""
@@ -195,7 +196,7 @@ class LaneOutlet(Outlet):
             memory=self.memory,
             echo_key=self.echo_key,
             stamp=self.stamp,
-            leaves=self.leaves,
+            hops=self.hops,
         )
 
 
@@ -250,21 +251,40 @@ class FanOutlet(Outlet):
                 out.append(packet)
                 lane.sent += 1
 
-    def with_flags(self, table: tuple[int, ...]) -> FanOutlet:
-        """The same for messages whose flags are first mapped by `table`."""
-        return FanOutlet([outlet.with_flags(table) for outlet in self.outlets])
+
+class HopsOutlet(Outlet):
+    """One topic to all peers that pass it on to other brokers: each message is numbered once."""
+
+    __slots__ = ("hops", "outlets")
+
+    def __init__(self, hops: Hops, outlets: list[LaneOutlet]) -> None:
+        super().__init__()
+        self.hops = hops
+        self.outlets = outlets
+
+    def send(self, flags: int, properties: bytes, payload: bytes, receipt: Receipt | None) -> None:
+        """Send one message to every peer with its hops; see `Outlet.send`."""
+        properties += self.hops.stamp()
+        for outlet in self.outlets:
+            outlet.send(flags, properties, payload, receipt)
 
 
 def fanned(outlets: list[Outlet]) -> list[Outlet]:
-    """The same ways out, with those joined that differ only in their lane."""
-    if sum(1 for outlet in outlets if type(outlet) is LaneOutlet) < 2:
-        return outlets
+    """The same ways out, with those joined that differ only in their lane, or that need hops."""
     same: dict[tuple[object, ...], list[LaneOutlet]] = {}
+    leaving: list[LaneOutlet] = []
     found: list[Outlet] = []
     for outlet in outlets:
-        if isinstance(outlet, LaneOutlet) and outlet.echo_key is None and outlet.memory:
+        if not isinstance(outlet, LaneOutlet):
+            found.append(outlet)
+        elif outlet.hops is not None:
+            leaving.append(outlet)
+        elif outlet.echo_key is None and outlet.memory:
             same.setdefault((outlet.topic, outlet.first, outlet.stamp), []).append(outlet)
         else:
             found.append(outlet)
     found.extend(alike[0] if len(alike) == 1 else FanOutlet(alike) for alike in same.values())
+    if leaving:
+        assert leaving[0].hops is not None
+        found.append(HopsOutlet(leaving[0].hops, leaving))
     return found

@@ -13,6 +13,7 @@ cdef class Plan:
     cdef public list parents
     cdef public tuple personal
     cdef public list retaining
+    cdef public list single
     cdef public bint stale
     cdef public object tree
     cdef public set visited

@@ -28,7 +28,8 @@ PLANS_PER_GENERATION = 32_768
 class Plan:
     """Where messages of one topic go.
 
-    `outlets` takes messages without the retain flag and `retaining` those with it. `stale` says
+    `outlets` takes messages without the retain flag and `retaining` those with it; `single` are the
+    same before those that are alike were joined. `stale` says
     that something has changed which may alter it. `matched` is what the subscriptions were when it
     was made, and `tree` where they were found: where they are the same again, it is good again.
     `personal` are the subscribers whose
@@ -47,6 +48,7 @@ class Plan:
         "parents",
         "personal",
         "retaining",
+        "single",
         "stale",
         "tree",
         "visited",
@@ -55,6 +57,7 @@ class Plan:
     def __init__(self, visited: set[tuple[str, bytes]] | None = None, depth: int = 0) -> None:
         self.outlets: list[Outlet] = []
         self.retaining: list[Outlet] = []
+        self.single: list[Outlet] = self.retaining
         self.personal: tuple[tuple[Subscriber, list[object]], ...] = ()
         self.stale = False
         self.children: WeakSet[Plan] | None = None
@@ -76,9 +79,10 @@ class Plan:
         """Join what can be joined, once everything is added."""
         self.made = True
         self.visited = None
-        if len(self.retaining) > 1:
-            self.retaining = fanned(self.retaining)
-            self.outlets = [outlet for outlet in self.retaining if not outlet.retains]
+        joined = fanned(self.single)
+        if joined != self.single:
+            self.retaining = joined
+            self.outlets = [outlet for outlet in joined if not outlet.retains]
 
     def depends_on(self, other: Plan) -> None:
         """Become stale when `other` does."""
@@ -99,7 +103,7 @@ class Plan:
 
     def echoes_to(self, key: object) -> bool:
         """Whether one of the outlets leads back to `key` and must not be used from there."""
-        for outlet in self.retaining:  # noqa: SIM110 - a generator costs three times as much
+        for outlet in self.single:  # noqa: SIM110 - a generator costs three times as much
             if outlet.echo_key is key:
                 return True
         return False

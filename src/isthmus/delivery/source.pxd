@@ -15,6 +15,8 @@ cdef class Source(Settler):
     cdef public list _pending
     cdef public dict _plans
     cdef public Connection connection
+    cdef public object echoes
+    cdef public object hops
     cdef public Lane lane
     cdef public Link link
     cdef public Py_ssize_t max_unacked
@@ -38,6 +40,8 @@ cdef class Source(Settler):
         pending=list, out=list, first=Receipt, link=Link, ids=list, prefix=bytes,
     )
     cpdef settled(self, Receipt receipt)
+
+    cpdef bint _guarded(self, bytes properties)
 
     cpdef _finish(self, Receipt receipt)
 

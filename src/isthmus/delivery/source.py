@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from isthmus import clock
 from isthmus.delivery.endpoint import Origin
+from isthmus.delivery.hops import MARK
 from isthmus.delivery.plan import Plan
 from isthmus.delivery.receipt import Receipt, Settler, open_receipt
 from isthmus.errors import MQTTError
@@ -21,6 +22,8 @@ from isthmus.mqtt.encoder import encode
 from isthmus.mqtt.packets import Puback, Pubcomp, Pubrec, Pubrel
 
 if TYPE_CHECKING:
+    from isthmus.delivery.echoes import Echoes
+    from isthmus.delivery.hops import Hops
     from isthmus.delivery.lane import Lane
     from isthmus.mqtt.codec import Event
     from isthmus.mqtt.connection import Connection
@@ -46,6 +49,9 @@ REMEMBERED_BYTES = 256
 OVERRUN = 10
 """An MQTT 3 client knows no receive maximum: it is closed at this many times ours."""
 
+
+NOWHERE = Plan()
+"""The plan of messages that came in a circle."""
 
 LONGEST_WORK_S = 0.004
 """How long one peer's packets that need more than a look-up are worked on before others' turn."""
@@ -85,7 +91,8 @@ class Source(Settler):
 
     Subclasses say where a topic goes (`find_plan`) and answer everything that is not a message
     (`handle`). `unacked` counts received QoS 1 and 2 messages whose acknowledgement has not been
-    sent; `max_unacked` is the receive maximum that the peer was told.
+    sent; `max_unacked` is the receive maximum that the peer was told. `hops` is the loop guard,
+    `echoes` what was sent to a far side that may send it back; both may be None.
     """
 
     __slots__ = (
@@ -96,6 +103,8 @@ class Source(Settler):
         "_plans",
         "_work_until",
         "connection",
+        "echoes",
+        "hops",
         "lane",
         "link",
         "max_unacked",
@@ -117,6 +126,8 @@ class Source(Settler):
         self.received = 0
         self.paused = False
         self.lane: Lane | None = None
+        self.hops: Hops | None = None
+        self.echoes: Echoes | None = None
         self.origin = Origin(self)
         self.received_qos2: dict[bytes, Incoming] | None = None
         self._plans: dict[bytes, Plan] = {}
@@ -157,7 +168,11 @@ class Source(Settler):
                     plan = self._find(topic)
                     plans = self._plans
                 count += 1
-                if not flags:
+                if (properties or self.echoes is not None) and self._guarded(properties):
+                    receipt = self._publish_guarded(event, plan, receipt)
+                    if self.closed:
+                        break
+                elif not flags:
                     for outlet in plan.outlets:
                         outlet.send(0, properties, payload, None)
                 elif flags == 2:
@@ -273,6 +288,35 @@ class Source(Settler):
             for outlet in outlets:
                 outlet.send(flags, properties, payload, None)
         return receipt
+
+    def _guarded(self, properties: bytes) -> bool:
+        """Whether a message may have come in a circle."""
+        return self.echoes is not None or (self.hops is not None and MARK in properties)
+
+    def _publish_guarded(
+        self, event: tuple[int, bytes, bytes, bytes, bytes], plan: Plan, receipt: Receipt | None
+    ) -> Receipt | None:
+        """A message that carries hops, or comes from where echoes are expected.
+
+        One that came in a circle is acknowledged and goes nowhere.
+        """
+        flags, topic, packet_id, properties, payload = event
+        hops = self.hops
+        if self.echoes is not None and self.echoes.returned(topic, payload, retain=flags & 1 > 0):
+            plan = NOWHERE
+        elif hops is not None and MARK in properties:
+            found = hops.enter(topic, properties, self.origin.key)
+            if found is None:
+                plan = NOWHERE
+            else:
+                properties, value = found
+                hops.arrived = value or None
+        try:
+            event = flags, topic, packet_id, properties, payload
+            return self._publish_rare(event, plan, receipt)
+        finally:
+            if hops is not None:
+                hops.arrived = None
 
     def _publish_qos2(
         self, flags: int, packet_id: bytes, properties: bytes, payload: bytes, outlets: list[Any]

@@ -1,0 +1,125 @@
+"""The loop guard: which processes a message has passed, and whether it was here before.
+
+Every message that leaves for another broker over MQTT 5 carries a user property
+
+    isthmus-hops: {number}@{first},{second},...
+
+with a number that its first process gave it, and the processes that it has passed. A process that
+finds itself there drops the message: it has come back. One that got the same number of the same
+first process by another way drops it too, so that in a ring or a mesh each message arrives once.
+A repetition by the same way is let through: that is how what was not acknowledged is sent again.
+
+The identity of a process is new at each start, so its numbers never repeat. Local clients do not
+see the property; a client that subscribes with both "no local" and "retain as published", as
+bridges do, does.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from typing import TYPE_CHECKING
+
+from isthmus import clock
+from isthmus.metrics.drops import Drops
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger("isthmus.delivery")
+
+NAME = b"isthmus-hops"
+
+MARK = b"\x26" + len(NAME).to_bytes(2, "big") + NAME
+"""How the property begins on the wire: its identifier, the length of the name, the name."""
+
+MAX_HOPS = 32
+"""A message that has passed so many processes is dropped, whatever they are."""
+
+REMEMBERED = 32_768
+"""Messages of other processes that are remembered, per generation; there are two."""
+
+ALARM_COUNT = 1000
+ALARM_S = 10.0
+"""So many dropped messages in so many seconds are worth a warning."""
+
+_VALUE = re.compile(rb"([0-9a-f]{1,16}@[0-9a-f]{12})((?:,[0-9a-f]{12})*)")
+
+
+class Hops:
+    """The loop guard of one process, shared by all its endpoints.
+
+    `arrived` is the value of the message that is being fanned out, None for one that begins here.
+    """
+
+    def __init__(self, now: Callable[[], float] = clock.monotonic) -> None:
+        self.identity = secrets.token_hex(6).encode()
+        self.arrived: bytes | None = None
+        self.drops = Drops("loop guard", log)
+        self._now = now
+        self._count = 0
+        self._young: dict[tuple[bytes, bytes], int] = {}
+        self._old: dict[tuple[bytes, bytes], int] = {}
+        self._alarm_until = 0.0
+        self._alarm_count = 0
+
+    def stamp(self) -> bytes:
+        """The property for the message that is being fanned out; one call per message."""
+        arrived = self.arrived
+        if arrived is None:
+            self._count += 1
+            value = b"%x@%s" % (self._count, self.identity)
+        else:
+            value = arrived + b"," + self.identity
+        return MARK + len(value).to_bytes(2, "big") + value
+
+    def enter(self, topic: bytes, properties: bytes, source: object) -> tuple[bytes, bytes] | None:
+        """Look at a message that carries hops and came from `source`.
+
+        Returns its properties without them, and the value of the property; the value is empty where
+        it is not one of ours. None if the message must be dropped, which is counted.
+        """
+        at = properties.find(MARK)
+        start = at + len(MARK) + 2
+        end = start + int.from_bytes(properties[start - 2 : start], "big")
+        value = properties[start:end]
+        properties = properties[:at] + properties[end:]
+        match = _VALUE.fullmatch(value)
+        if match is None:
+            return properties, b""
+        message = match[1]
+        if self.identity in value:
+            self._drop("loop", topic)
+            return None
+        if value.count(b",") >= MAX_HOPS - 1:
+            self._drop("too_many_hops", topic)
+            return None
+        key = message, topic
+        way = id(source)
+        first = self._young.get(key) or self._old.get(key)
+        if first is None:
+            if len(self._young) >= REMEMBERED:
+                self._old = self._young
+                self._young = {}
+            self._young[key] = way
+        elif first != way:
+            self._drop("other_way", topic)
+            return None
+        return properties, value
+
+    def _drop(self, reason: str, topic: bytes) -> None:
+        self.drops.add(reason, topic)
+        now = self._now()
+        if now >= self._alarm_until:
+            self._alarm_until = now + ALARM_S
+            self._alarm_count = 0
+        self._alarm_count += 1
+        if self._alarm_count == ALARM_COUNT:
+            log.warning(
+                "loop guard: %d messages came back within %d s, the last one on %r; brokers are "
+                "bridged in a ring, see `isthmus check`",
+                ALARM_COUNT,
+                int(ALARM_S),
+                topic[:100].decode(errors="replace"),
+            )
