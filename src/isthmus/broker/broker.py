@@ -21,6 +21,7 @@ from isthmus.delivery.outlet import KEEP
 from isthmus.errors import MQTTError, ProtocolViolation
 from isthmus.metrics.drops import Drops
 from isthmus.metrics.log_limit import LogLimit
+from isthmus.metrics.traffic import Traffic
 from isthmus.mqtt.properties import Properties, PropertyId
 from isthmus.mqtt.reasons import ReasonCode
 from isthmus.mqtt.topics import split_shared
@@ -86,6 +87,7 @@ class Broker:
             check_retain_source=settings.check_retain_source,
         )
         self.hops = Hops()
+        self.traffic = Traffic()
         self.drops = Drops("broker", log)
         self.ends = LogLimit(log, reactor.wheel.at)
         self.retained = RetainedMessages(
@@ -99,10 +101,11 @@ class Broker:
         self.shares: dict[bytes, ShareGroup] = {}
         self.unnamed: set[Client] = set()
         self.connected = 0
+        self.connects = 0
+        self.most_connected = 0
         self.accepted = 0
+        self.expired = 0
         self.refusals: dict[int, int] = {}
-        self.messages_from_closed = 0
-        self.sent_by_ended = 0
         self._origin = Origin(self)
         self.connack_properties = self._connack_properties()
 
@@ -219,6 +222,8 @@ class Broker:
         session.client = client
         self.unnamed.discard(client)
         self.connected += 1
+        self.connects += 1
+        self.most_connected = max(self.most_connected, self.connected)
         return session, present
 
     def client_left(self, client: Client) -> None:
@@ -238,8 +243,12 @@ class Broker:
             self.end_session(session)
         elif session.expiry_s != NEVER:
             session.expires = self.reactor.wheel.at(
-                clock.monotonic() + session.expiry_s, lambda: self.end_session(session)
+                clock.monotonic() + session.expiry_s, lambda: self._expire(session)
             )
+
+    def _expire(self, session: Session) -> None:
+        self.expired += 1
+        self.end_session(session)
 
     def end_session(self, session: Session) -> None:
         """Forget a session and everything that waits for it."""
@@ -252,7 +261,6 @@ class Broker:
         session.retained_delivery = None
         if session.received_qos2 is not None:
             session.received_qos2.clear()
-        self.sent_by_ended += session.lane.sent
         session.lane.clear()
         if self.sessions.get(session.principal.client_id) is session:
             del self.sessions[session.principal.client_id]
@@ -331,6 +339,7 @@ class Broker:
             max_queued_bytes=settings.limits.queued_bytes,
             max_unsent_bytes=settings.limits.unsent_bytes,
             keeps_qos0=settings.queue_qos0,
+            traffic=self.traffic,
         )
 
     def _connack_properties(self) -> Properties:

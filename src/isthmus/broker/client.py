@@ -86,6 +86,7 @@ class Client(Source):
         )
         super().__init__(link, connection, settings.receive_maximum)
         self.hops = broker.hops
+        self.traffic = broker.traffic
         self._deaf = False
         self.max_unsent = settings.limits.unsent_bytes
         self._broker = broker
@@ -431,8 +432,6 @@ class Client(Source):
 
     def link_closed(self, reason: str) -> None:
         """The network connection is gone."""
-        self._broker.messages_from_closed += self.received
-        self.received = 0
         if not self.closed:
             log.debug("client %s lost: %s", self.name, reason)
             self._end()

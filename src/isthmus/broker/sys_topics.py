@@ -1,4 +1,8 @@
-"""The broker's figures as retained messages below `$SYS/broker/`, named as Mosquitto names them."""
+"""The broker's figures as retained messages below `$SYS/broker/`, named as Mosquitto names them.
+
+Counters of messages and bytes are those of the whole process, connectors included, as Mosquitto
+counts its bridges. Everything here is read from counters: the cost does not grow with the clients.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from isthmus import __version__, clock
 from isthmus.delivery.message import Message
+from isthmus.metrics.load import MINUTES, Load
+from isthmus.metrics.memory import highest_resident_bytes, resident_bytes
 
 if TYPE_CHECKING:
     from isthmus.broker.broker import Broker
@@ -13,16 +19,31 @@ if TYPE_CHECKING:
 
 PREFIX = b"$SYS/broker/"
 
+LOADS = {
+    "messages/received": "messages/received",
+    "messages/sent": "messages/sent",
+    "publish/received": "publish/messages/received",
+    "publish/sent": "publish/messages/sent",
+    "publish/dropped": "publish/messages/dropped",
+    "bytes/received": "bytes/received",
+    "bytes/sent": "bytes/sent",
+    "sockets": "sockets/accepted",
+    "connections": "connections/accepted",
+}
+"""Load averages, below `load/`, and the counters that they are of."""
+
+_NOT_PUBLISHED = ("sockets/accepted", "connections/accepted")
+
 
 class SysTopics:
     """Publishes what has changed every `sys_interval` seconds."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._started = clock.monotonic()
+        self._started = self._updated = clock.monotonic()
         self._last: dict[str, str] = {}
         self._timer: Timer | None = None
-        self._most_connected = 0
+        self._loads = {name: Load() for name in LOADS}
 
     def start(self) -> None:
         """Publish now and from now on; nothing at all with an interval of 0."""
@@ -36,38 +57,61 @@ class SysTopics:
             self._timer = None
 
     def _publish(self) -> None:
-        for name, value in self.values().items():
+        now = clock.monotonic()
+        elapsed_s, self._updated = now - self._updated, now
+        for name, value in self.values(elapsed_s).items():
             if self._last.get(name) != value:
                 self._last[name] = value
                 self._broker.publish(Message(PREFIX + name.encode(), value.encode(), retain=True))
         self._timer = self._broker.reactor.wheel.at(
-            clock.monotonic() + self._broker.settings.sys_interval, self._publish
+            now + self._broker.settings.sys_interval, self._publish
         )
 
-    def values(self) -> dict[str, str]:
-        """Topic below `$SYS/broker/` to payload."""
-        broker = self._broker
-        sessions = broker.sessions.values()
-        self._most_connected = max(self._most_connected, broker.connected)
-        received = broker.messages_from_closed + sum(
-            session.client.received for session in sessions if session.client is not None
-        )
-        subscriptions = sum(len(session.subscriptions) for session in sessions)
-        return {
+    def values(self, elapsed_s: float) -> dict[str, str]:
+        """Topic below `$SYS/broker/` to payload; `elapsed_s` since the last time."""
+        counters = self._counters()
+        values = {
             "version": f"isthmus version {__version__}",
             "uptime": f"{int(clock.monotonic() - self._started)} seconds",
-            "clients/connected": str(broker.connected),
-            "clients/disconnected": str(len(broker.sessions) - broker.connected),
-            "clients/total": str(len(broker.sessions)),
-            "clients/maximum": str(self._most_connected),
-            "messages/stored": str(
-                len(broker.retained) + sum(session.lane.queued for session in sessions)
-            ),
-            "publish/messages/received": str(received),
-            "publish/messages/sent": str(
-                broker.sent_by_ended + sum(session.lane.sent for session in sessions)
-            ),
-            "publish/messages/dropped": str(broker.drops.total),
-            "retained messages/count": str(len(broker.retained)),
-            "subscriptions/count": str(subscriptions),
+            **{name: str(count) for name, count in counters.items() if name not in _NOT_PUBLISHED},
+        }
+        for name, load in self._loads.items():
+            if elapsed_s > 0:
+                load.update(counters[LOADS[name]], elapsed_s)
+            for minutes, average in zip(MINUTES, load.averages, strict=True):
+                values[f"load/{name}/{minutes}min"] = f"{average:.2f}"
+        return values
+
+    def _counters(self) -> dict[str, int]:
+        broker = self._broker
+        traffic, reactor = broker.traffic, broker.reactor
+        connected, sessions = broker.connected, len(broker.sessions)
+        stored = len(broker.retained)
+        return {
+            "clients/connected": connected,
+            "clients/active": connected,
+            "clients/disconnected": sessions - connected,
+            "clients/inactive": sessions - connected,
+            "clients/total": sessions,
+            "clients/maximum": broker.most_connected,
+            "clients/expired": broker.expired,
+            "messages/stored": stored,
+            "store/messages/count": stored,
+            "store/messages/bytes": broker.retained.size,
+            "retained messages/count": stored,
+            "subscriptions/count": len(broker.exchange),
+            "shared_subscriptions/count": sum(map(len, broker.shares.values())),
+            "messages/received": traffic.packets_received,
+            "messages/sent": traffic.sent + traffic.answers,
+            "bytes/received": reactor.bytes_in,
+            "bytes/sent": reactor.bytes_out,
+            "publish/messages/received": traffic.received,
+            "publish/messages/sent": traffic.sent,
+            "publish/messages/dropped": broker.drops.total,
+            "publish/bytes/received": traffic.received_bytes,
+            "publish/bytes/sent": traffic.sent_bytes,
+            "heap/current": resident_bytes(),
+            "heap/maximum": highest_resident_bytes(),
+            "sockets/accepted": broker.accepted,
+            "connections/accepted": broker.connects,
         }

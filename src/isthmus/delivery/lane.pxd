@@ -1,6 +1,7 @@
 import cython
 
 from isthmus.delivery.receipt cimport Receipt
+from isthmus.metrics.traffic cimport Traffic
 from isthmus.mqtt.inflight cimport Window
 from isthmus.net.link cimport Link
 
@@ -33,13 +34,15 @@ cdef class Lane:
     cdef public Py_ssize_t room
     cdef public Py_ssize_t sent
     cdef public list suppliers
+    cdef public Traffic traffic
     cdef public bint v5
     cdef public bint waiting
     cdef public Window window
 
+    cpdef count(self, Py_ssize_t payload_bytes)
     cpdef enqueue(self, bytes topic, int first, bytes properties, bytes payload, Receipt receipt)
     cpdef too_large(self, bytes packet_id, bytes topic, Receipt receipt, Py_ssize_t index)
-    cpdef send_blocked(self, bytes packet)
+    cpdef send_blocked(self, bytes packet, Py_ssize_t payload_bytes)
     cpdef away(self, bytes topic, int first, bytes properties, bytes payload)
 
     @cython.locals(

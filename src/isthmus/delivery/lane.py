@@ -22,6 +22,7 @@ from isthmus import clock
 from isthmus.delivery.publication import again, pack, unpack
 from isthmus.delivery.queue import Queue, Queued
 from isthmus.errors import ProtocolViolation
+from isthmus.metrics.traffic import Traffic
 from isthmus.mqtt.inflight import Window
 from isthmus.mqtt.properties import message_expiry, with_message_expiry
 
@@ -106,6 +107,7 @@ class Lane:
         "room",
         "sent",
         "suppliers",
+        "traffic",
         "v5",
         "waiting",
         "window",
@@ -121,6 +123,7 @@ class Lane:
         max_queued_bytes: int,
         max_unsent_bytes: int,
         keeps_qos0: bool = False,
+        traffic: Traffic | None = None,
     ) -> None:
         self.drops = drops
         self.blocks = blocks
@@ -129,6 +132,7 @@ class Lane:
         self.max_queued_bytes = max_queued_bytes
         self.max_unsent_bytes = max_unsent_bytes
         self.keeps_qos0 = keeps_qos0
+        self.traffic = Traffic() if traffic is None else traffic
         self.window = Window(max_inflight)
         self.entries: dict[bytes, Entry] = self.window.entries
         self.room = 0
@@ -376,7 +380,13 @@ class Lane:
         if not link.out:
             link.touch()
         link.out.append(packet)
+        self.count(len(payload))
+
+    def count(self, payload_bytes: int) -> None:
+        """Count a message that was handed to the link."""
         self.sent += 1
+        self.traffic.sent += 1
+        self.traffic.sent_bytes += payload_bytes
 
     def _prepare_resend(self, was_v5: bool) -> None:
         """The peer kept the session: send what it has not acknowledged again, in order."""
@@ -446,7 +456,7 @@ class Lane:
         if receipt is not None and self.blocks:
             receipt.refuse(index, 0x83)
 
-    def send_blocked(self, packet: bytes) -> None:
+    def send_blocked(self, packet: bytes, payload_bytes: int) -> None:
         """Send a QoS 0 packet to a peer that does not read fast enough, or drop it."""
         link = self.link
         assert link is not None
@@ -457,7 +467,7 @@ class Lane:
             self.drops.add("slow_consumer")
             return
         self._blocked_bytes = size
-        self.sent += 1
+        self.count(payload_bytes)
         link.write(packet)
 
     def _drained(self) -> None:

@@ -2,6 +2,7 @@ import cython
 
 from isthmus.delivery.lane cimport Lane
 from isthmus.delivery.receipt cimport Receipt
+from isthmus.metrics.traffic cimport Traffic
 from isthmus.net.link cimport Link
 
 
@@ -25,6 +26,7 @@ cdef class LaneOutlet(Outlet):
     @cython.locals(
         lane=Lane, link=Link, first=int, topic=bytes, entries=dict, free=list, packet_id=bytes,
         index=Py_ssize_t, end=bytes, size=Py_ssize_t, head=bytes, packet=bytes, out=list,
+        traffic=Traffic,
     )
     cpdef send(self, int flags, bytes properties, bytes payload, Receipt receipt)
 
@@ -39,7 +41,7 @@ cdef class FanOutlet(Outlet):
     @cython.locals(
         first=int, topic=bytes, lane=Lane, link=Link, packet=bytes, v3_packet=bytes,
         v5_packet=bytes, size=Py_ssize_t, v3_size=Py_ssize_t, v5_size=Py_ssize_t, out=list,
-        outlet=LaneOutlet,
+        outlet=LaneOutlet, traffic=Traffic,
     )
     cpdef send(self, int flags, bytes properties, bytes payload, Receipt receipt)
 

@@ -178,13 +178,16 @@ class LaneOutlet(Outlet):
             head = VARINT[size] if size < 16384 else varint(size)
             packet = join((FIRST[first], head, topic, payload))
             if link.blocked:
-                lane.send_blocked(packet)
+                lane.send_blocked(packet, len(payload))
                 return
         out = link.out
         if not out:
             link.touch()
         out.append(packet)
         lane.sent += 1
+        traffic = lane.traffic
+        traffic.sent += 1
+        traffic.sent_bytes += len(payload)
 
     def with_flags(self, table: tuple[int, ...]) -> LaneOutlet:
         """The same topic on the same lane, with the flags mapped by `table` first."""
@@ -243,13 +246,16 @@ class FanOutlet(Outlet):
             if size > lane.max_body:
                 lane.drops.add("too_large", topic[2:])
             elif link.blocked:
-                lane.send_blocked(packet)
+                lane.send_blocked(packet, len(payload))
             else:
                 out = link.out
                 if not out:
                     link.touch()
                 out.append(packet)
                 lane.sent += 1
+                traffic = lane.traffic
+                traffic.sent += 1
+                traffic.sent_bytes += len(payload)
 
 
 class HopsOutlet(Outlet):

@@ -4,6 +4,7 @@ from isthmus.delivery.lane cimport Lane
 from isthmus.delivery.outlet cimport Outlet
 from isthmus.delivery.plan cimport Plan
 from isthmus.delivery.receipt cimport Receipt, Settler, open_receipt
+from isthmus.metrics.traffic cimport Traffic
 from isthmus.mqtt.connection cimport Connection
 from isthmus.net.link cimport Link
 
@@ -24,8 +25,8 @@ cdef class Source(Settler):
     cdef public object origin
     cdef public bint paused
     cdef public double _work_until
-    cdef public Py_ssize_t received
     cdef public dict received_qos2
+    cdef public Traffic traffic
     cdef public Py_ssize_t unacked
 
     cpdef receive(self, bytes data)
@@ -33,6 +34,7 @@ cdef class Source(Settler):
     @cython.locals(
         plans=dict, receipt=Receipt, count=Py_ssize_t, work=Py_ssize_t, fields=tuple, flags=int, topic=bytes,
         packet_id=bytes, properties=bytes, payload=bytes, plan=Plan, outlet=Outlet, lane=Lane,
+        size=Py_ssize_t, packets=Py_ssize_t, traffic=Traffic,
     )
     cpdef process(self, list events)
 

@@ -18,6 +18,7 @@ from isthmus.delivery.hops import MARK
 from isthmus.delivery.plan import Plan
 from isthmus.delivery.receipt import Receipt, Settler, open_receipt
 from isthmus.errors import MQTTError
+from isthmus.metrics.traffic import Traffic
 from isthmus.mqtt.encoder import encode
 from isthmus.mqtt.packets import Puback, Pubcomp, Pubrec, Pubrel
 
@@ -92,7 +93,8 @@ class Source(Settler):
     Subclasses say where a topic goes (`find_plan`) and answer everything that is not a message
     (`handle`). `unacked` counts received QoS 1 and 2 messages whose acknowledgement has not been
     sent; `max_unacked` is the receive maximum that the peer was told. `hops` is the loop guard,
-    `echoes` what was sent to a far side that may send it back; both may be None.
+    `echoes` what was sent to a far side that may send it back; both may be None. `traffic` is where
+    everything is counted.
     """
 
     __slots__ = (
@@ -111,8 +113,8 @@ class Source(Settler):
         "max_unsent",
         "origin",
         "paused",
-        "received",
         "received_qos2",
+        "traffic",
         "unacked",
     )
 
@@ -122,8 +124,8 @@ class Source(Settler):
         self.connection = connection
         self.max_unacked = max_unacked
         self.max_unsent = 16 << 20
+        self.traffic = Traffic()
         self.unacked = 0
-        self.received = 0
         self.paused = False
         self.lane: Lane | None = None
         self.hops: Hops | None = None
@@ -154,7 +156,7 @@ class Source(Settler):
         """Fan out what one read decoded to, in order."""
         plans = self._plans
         receipt: Receipt | None = None
-        count = work = 0
+        count = work = size = packets = 0
         for event in events:
             if type(event) is tuple:
                 fields = event
@@ -168,6 +170,7 @@ class Source(Settler):
                     plan = self._find(topic)
                     plans = self._plans
                 count += 1
+                size += len(payload)
                 if (properties or self.echoes is not None) and self._guarded(properties):
                     receipt = self._publish_guarded(event, plan, receipt)
                     if self.closed:
@@ -188,10 +191,12 @@ class Source(Settler):
                         break
             elif type(event) is list:
                 lane = self.lane
+                packets += len(event)
                 if lane is not None:
                     lane.acked(event)
             else:
                 work += 1
+                packets += 1
                 if not work % LOOK_EVERY and self._too_long(work):
                     self._put_off(events, event)
                     break
@@ -202,7 +207,10 @@ class Source(Settler):
                     break
                 if self.closed:
                     break
-        self.received += count
+        traffic = self.traffic
+        traffic.received += count
+        traffic.received_bytes += size
+        traffic.packets_received += count + packets
         if receipt is not None:
             self._finish(receipt)
         if self.link.blocked and not self.closed:
@@ -362,6 +370,7 @@ class Source(Settler):
             del pending[0]
             ids = first.ids
             self.unacked -= len(ids)
+            self.traffic.answers += len(ids)
             if first.codes is not None:
                 out.append(self._answers(first))
             elif len(ids) == 1:

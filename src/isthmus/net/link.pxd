@@ -2,6 +2,8 @@ import cython
 
 
 cdef class Turn:
+    cdef public long long bytes_in
+    cdef public long long bytes_out
     cdef public bint in_turn
     cdef public double now
     cdef public list touched

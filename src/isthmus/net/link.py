@@ -67,12 +67,16 @@ class Turn:
         now: Monotonic seconds, taken at the start of the turn (or at the touch outside one).
         in_turn: A turn is running: what is touched will be flushed without a `wake`.
         touched: Links to flush at the end of the turn.
+        bytes_in: Bytes read from all sockets.
+        bytes_out: Bytes that all sockets took.
     """
 
-    __slots__ = ("in_turn", "now", "touched")
+    __slots__ = ("bytes_in", "bytes_out", "in_turn", "now", "touched")
 
     def __init__(self, now: float) -> None:
         self.now = now
+        self.bytes_in = 0
+        self.bytes_out = 0
         self.in_turn = False
         self.touched: list[Link] = []
 
@@ -239,6 +243,7 @@ class Link:
                     vector[0] = memoryview(vector[0])[offset:]
                 sent = self._send_vector(vector)
                 self.bytes_out += sent
+                self.reactor.bytes_out += sent
                 for chunk in vector:
                     size = len(chunk)
                     if sent < size:
@@ -359,6 +364,7 @@ class Link:
             self.abort(describe(error))
             return
         self.bytes_out += sent
+        self.reactor.bytes_out += sent
         if sent != len(data):
             self._tail = [data]
             self._tail_offset = sent

@@ -227,6 +227,7 @@ class Reactor(Turn):
                     link.ended()
                     continue
                 link.bytes_in += size
+                self.bytes_in += size
                 try:
                     link.on_bytes(bytes(raw[:size]))
                 except Exception:

@@ -1,0 +1,7 @@
+cdef class Traffic:
+    cdef public long long answers
+    cdef public long long packets_received
+    cdef public long long received
+    cdef public long long received_bytes
+    cdef public long long sent
+    cdef public long long sent_bytes
