@@ -242,6 +242,8 @@ class Hello:
     client_id: str
     username: str | None
     password: bytes | None
+    will: tuple[str, bytes, int, bool] | None = None
+    will_properties: dict[str, Any] = field(default_factory=dict)
 
     @property
     def version(self) -> int:
@@ -265,16 +267,27 @@ def parse_hello(body: bytes) -> Hello:
     found: dict[str, Any] = {}
     if level == 5:
         found, at = read_properties(body, at)
-    assert not flags & 4, "this reads no wills"
+
+    def chunk() -> bytes:
+        nonlocal at
+        size = struct.unpack_from(">H", body, at)[0]
+        at += 2 + size
+        return body[at - size : at]
+
+    client_id = chunk().decode()
+    will, will_properties = None, {}
+    if flags & 4:
+        if level == 5:
+            will_properties, at = read_properties(body, at)
+        will = (chunk().decode(), chunk(), flags >> 3 & 3, bool(flags & 0x20))
     fields: list[bytes] = []
     while at < len(body):
-        size = struct.unpack_from(">H", body, at)[0]
-        fields.append(body[at + 2 : at + 2 + size])
-        at += 2 + size
-    client_id = fields.pop(0).decode()
+        fields.append(chunk())
     username = fields.pop(0).decode() if flags & 0x80 else None
     password = fields.pop(0) if flags & 0x40 else None
-    return Hello(level, flags, keep_alive, found, client_id, username, password)
+    return Hello(
+        level, flags, keep_alive, found, client_id, username, password, will, will_properties
+    )
 
 
 class Raw:

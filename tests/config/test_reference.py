@@ -39,7 +39,7 @@ def test_the_page_has_every_key_and_section() -> None:
         "| `attempts` | `forever` or number | `forever` |",
         "| `clean_start` | true or false | `false` |",
         "| `listeners` | list of mappings | `[{bind: 127.0.0.1:1883}]` |",
-        "| `url` | text | required |",
+        "| `url` | text or list of texts | required |",
         "| `password` | secret text | not set |",
         "| `topics` | list of texts | required |",
     ],
@@ -81,7 +81,8 @@ def test_schema_patterns_take_the_examples_and_defaults() -> None:
             patterns = [part["pattern"] for part in parts if "pattern" in part]
             words = [part["const"] for part in parts if "const" in part]
             if patterns:
-                for text in [*field["examples"], field["default"]]:
+                default = field["default"]
+                for text in [*field.get("examples", []), *([] if default is None else [default])]:
                     count += 1
                     assert text in words or re.search(patterns[0], text)
     assert count > 30

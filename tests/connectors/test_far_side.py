@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import socket
 
 import pytest
 
+from isthmus.app.settings import Settings
 from mosquitto import free_port
 from raw import (
     CONNECT,
@@ -15,6 +17,7 @@ from raw import (
     PUBLISH,
     PUBREC,
     SUBSCRIBE,
+    UNSUBSCRIBE,
     FarSide,
     Raw,
     ack_packet,
@@ -99,10 +102,100 @@ async def test_without_a_data_folder_client_ids_are_new(isthmus, far):
     assert len(ids) == 2
 
 
-async def test_an_id_that_the_far_side_assigns_is_taken(isthmus, far):
-    near = await isthmus(bridge(far.port, routes=ROUTES))
-    await far.client(assigned_id="given-1")
+async def test_an_id_that_the_far_side_assigns_is_taken_only_where_there_is_none(isthmus, far):
+    settings = Settings.model_validate(
+        {"listeners": [{"bind": "127.0.0.1:0"}], **bridge(far.port, routes=ROUTES, client_id="me")}
+    )
+    near = await isthmus(settings)
+    there, _ = await far.client(assigned_id="given-1")
+    await grant(there)
+    await near.connected()
+    assert near.status()["client_id"] == "me"
+    unnamed = settings.connectors["cloud"].model_copy(update={"client_id": ""})
+    near = await isthmus(settings.model_copy(update={"connectors": {"cloud": unnamed}}))
+    there, hello = await far.client(assigned_id="given-1")
+    assert (hello.client_id, hello.clean) == ("", True)
     await until(lambda: near.status()["client_id"] == "given-1")
+    there.close()
+    _, hello = await far.client(session_present=True)
+    assert (hello.client_id, hello.clean) == ("given-1", False)
+
+
+async def test_an_address_that_the_system_binds_to_and_its_options(isthmus, far):
+    how = {
+        "bind_address": "127.0.0.3",
+        "tcp_keepalive": {"idle": 30, "interval": 5, "count": 3},
+        "tcp_user_timeout": "7s",
+    }
+    near = await isthmus(bridge(far.port, routes=ROUTES, **how))
+    there, _ = await far.client()
+    assert there.writer.get_extra_info("peername")[0] == "127.0.0.3"
+    sock = near.cloud.members[0].client.link.sock
+    tcp = socket.IPPROTO_TCP
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert sock.getsockopt(tcp, socket.TCP_KEEPIDLE) == 30
+    assert sock.getsockopt(tcp, socket.TCP_KEEPINTVL) == 5
+    assert sock.getsockopt(tcp, socket.TCP_KEEPCNT) == 3
+    assert sock.getsockopt(tcp, socket.TCP_USER_TIMEOUT) == 7000
+
+
+async def test_a_far_side_that_never_acknowledges_is_left_and_gets_it_again(isthmus, far):
+    """Nothing is sent again on a live connection (MQTT-4.4.0-1)."""
+    near = await isthmus(
+        bridge(far.port, routes={"out": out("out/#")}, client_id="me", ack_timeout="1s")
+    )
+    there, _ = await far.client()
+    here = await near.client("here")
+    here.publish("out/a", "1", 1)
+    first = await there.expect(PUBLISH)
+    assert await there.closed() in (b"", packet(0xE0))
+    assert "acknowledge the oldest message" in near.status()["reason"]
+    there, _ = await far.client(session_present=True)
+    again = await there.expect(PUBLISH)
+    assert (again.packet_id, again.dup, again.payload) == (first.packet_id, True, b"1")
+    there.send(ack_packet(PUBACK, again.packet_id))
+    assert (await here.expect(PUBACK)).code == 0
+
+
+async def test_will_and_user_properties_of_connect(isthmus, far):
+    how = {
+        "will": {"topic": "site/up", "payload": "off", "qos": 1, "retain": True, "delay": "9s"},
+        "user_properties": {"site": "7", "rack": "b"},
+    }
+    await isthmus(bridge(far.port, routes=ROUTES, **how))
+    _, hello = await far.client()
+    assert hello.will == ("site/up", b"off", 1, True)
+    assert hello.will_properties == {"will_delay": 9}
+    assert hello.properties["user"] == [("site", "7"), ("rack", "b")]
+    await isthmus(bridge(far.port, routes=ROUTES, version="3.1.1", **how))
+    _, hello = await far.client()
+    assert hello.will == ("site/up", b"off", 1, True)
+
+
+async def test_a_will_that_is_refused_is_lowered_and_the_connection_made(isthmus, far):
+    """0x9B: QoS not supported, 0x9A: retain not supported."""
+    will = {"topic": "t", "payload": "off", "qos": 2, "retain": True}
+    near = await isthmus(bridge(far.port, routes={"out": out("out/#")}, will=will))
+    seen = []
+    for code in (0x9B, 0x9A, 0x9B):
+        raw, hello = await far.client(code=code)
+        raw.close()
+        seen.append(hello.will[2:])
+    _, hello = await far.client()
+    assert [*seen, hello.will[2:]] == [(2, True), (1, True), (1, False), (0, False)]
+    assert hello.version == 5
+    await near.connected()
+
+
+async def test_filters_of_old_routes_are_unsubscribed_at_each_connection(isthmus, far):
+    await isthmus(
+        bridge(far.port, routes={"o": out("x/#")}, unsubscribe_out=["y/#"], client_id="c")
+    )
+    for _ in range(2):
+        there, _ = await far.client(session_present=True)
+        asked = await there.expect(UNSUBSCRIBE)
+        assert asked.body[2:] == b"\0" + text("y/#")
+        there.close()
 
 
 @pytest.mark.parametrize(
@@ -268,7 +361,8 @@ async def test_a_connection_that_ended_before_suback_asks_again(isthmus, far):
 
 async def test_many_filters_are_subscribed_in_several_packets(isthmus, far):
     filters = [f"in/{number}/#" for number in range(250)]
-    near = await isthmus(bridge(far.port, routes={"in": back(*filters)}))
+    routes = {"in": back(*filters)}
+    near = await isthmus(bridge(far.port, routes=routes, filters_per_subscribe=100))
     there, _ = await far.client()
     got = [name for _ in range(3) for name, _ in await grant(there)]
     assert got == filters

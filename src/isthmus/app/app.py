@@ -17,7 +17,6 @@ from isthmus.connectors.connector import Connector
 from isthmus.errors import ConfigError
 from isthmus.net.listener import Listener, listen
 from isthmus.net.reactor import Reactor
-from isthmus.net.settings import TLSClientSettings
 from isthmus.routing.route import Route
 
 if TYPE_CHECKING:
@@ -71,6 +70,8 @@ class App:
             for name, route in settings.routes.items()
         }
         self.listeners: list[Listener] = []
+        for connector in self.connectors.values():
+            connector.notifications.local = self.broker
 
     def _connector(self, name: str, client_ids: ClientIds) -> Connector:
         settings = self.settings.connectors[name]
@@ -82,7 +83,7 @@ class App:
             settings,
             self.reactor,
             client_ids,
-            tls=(settings.tls or TLSClientSettings()) if settings.use_tls else None,
+            node=self.settings.node,
             **({"queue_bytes": max(queues)} if queues else {}),
         )
 
@@ -103,6 +104,9 @@ class App:
             log.info("listening on %s", _address_text(*listener.address[:2]))
         for route in self.routes.values():
             route.start()
+            target = self.connectors.get(route.target.name)
+            if route.source is self.broker and target is not None:
+                target.retained_sync.add(route, self.broker, self.broker.retained)
         for connector in self.connectors.values():
             connector.start()
         self.sys_topics.start()
@@ -118,8 +122,7 @@ class App:
         self.broker.pause()
         deadline = clock.monotonic() + DRAIN_S
         while clock.monotonic() < deadline and any(  # noqa: ASYNC110 - at the end, it may look
-            connector.state == "connected" and connector.unsettled
-            for connector in self.connectors.values()
+            connector.settling for connector in self.connectors.values()
         ):
             await asyncio.sleep(DRAIN_STEP_S)
         left = sum(connector.unsettled for connector in self.connectors.values())

@@ -84,8 +84,14 @@ def _memory(settings: Settings) -> str:
 
 
 def _connector(settings: ConnectorSettings) -> str:
-    pool = "one connection" if settings.pool == 1 else f"{settings.pool} connections"
+    if settings.static_client_ids:
+        pool = "one connection for each client id of this node"
+    else:
+        pool = "one connection" if settings.pool == 1 else f"{settings.pool} connections"
     parts = [f"{pool} to {settings.host} port {settings.port}", _security(settings)]
+    backups = ", then ".join(str(address) for address in settings.addresses[1:])
+    if backups:
+        parts.append(f"if that fails {backups}")
     version = f"MQTT {settings.version}"
     parts.append(f"{version}, or 3.1.1 if that is refused" if settings.version == "5" else version)
     if settings.username is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from isthmus.auth.acl import AccessList
 from isthmus.auth.passwords import PasswordFile
+from isthmus.connectors.identity import tls_of
 from isthmus.errors import ConfigError
 from isthmus.net.contexts import client_context, server_context
 
@@ -53,10 +54,10 @@ def _tls_problems(settings: Settings) -> Iterator[str]:
             except ConfigError as error:
                 yield f"listeners[{index}].tls.{error}"
     for name, connector in settings.connectors.items():
-        tls = connector.tls
-        # Without files there is nothing to be wrong, and the system's authorities take 20 ms.
-        if tls is not None and (tls.ca is not None or tls.certificate is not None):
-            try:
-                client_context(tls)
-            except ConfigError as error:
-                yield f"connectors.{name}.tls.{error}"
+        for key, tls in tls_of(connector):
+            # Without files there is nothing to be wrong, and the system's authorities take 20 ms.
+            if tls.ca is not None or tls.certificate is not None:
+                try:
+                    client_context(tls)
+                except ConfigError as error:
+                    yield f"connectors.{name}.{key}.{error}"

@@ -191,8 +191,13 @@ class Settings(SettingsModel):
         """A connector to this very process would send every message round for ever."""
         for name, connector in self.connectors.items():
             for index, listener in enumerate(self.listeners):
-                own = listener.host in (connector.host, "0.0.0.0", "::", "*")  # noqa: S104
-                if listener.port == connector.port and own and _is_near(connector.host):
+                everywhere = listener.host in ("0.0.0.0", "::", "*")  # noqa: S104
+                if any(
+                    address.port == listener.port
+                    and (everywhere or address.host == listener.host)
+                    and _is_near(address.host)
+                    for address in connector.addresses
+                ):
                     yield Problem(
                         ("connectors", name, "url"),
                         f"leads to this process itself (listeners[{index}]); "

@@ -22,7 +22,6 @@ from isthmus.connectors.probe import STEPS, advice, cause, once
 from isthmus.connectors.settings import MAX_PACKET_SIZE_BYTES, ConnectorSettings
 from isthmus.errors import ConnectError, IsthmusError
 from isthmus.net.reactor import Reactor
-from isthmus.net.settings import TLSClientSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -162,8 +161,7 @@ def complaint(error: ConnectError, settings: ConnectorSettings) -> str:
 async def far_side(name: str, settings: ConnectorSettings) -> AsyncIterator[Connector]:
     """A connector that is not started yet; at the end it says goodbye and is gone."""
     reactor = Reactor()
-    tls = (settings.tls or TLSClientSettings()) if settings.use_tls else None
-    connector = Connector(name, settings, reactor, ClientIds(None), tls=tls)
+    connector = Connector(name, settings, reactor, ClientIds(None))
     try:
         yield connector
     finally:

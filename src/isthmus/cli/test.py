@@ -75,7 +75,7 @@ def try_connector(
         settings, configured_id = _typed(connector, far, file or config)
         by_options = True
     status = run_command(
-        try_out(settings, connector or settings.url, configured_id, by_options=by_options),
+        try_out(settings, connector or str(settings.url), configured_id, by_options=by_options),
         debug=debug,
     )
     raise typer.Exit(status)

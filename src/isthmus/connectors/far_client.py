@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from isthmus import clock
+from isthmus.connectors.hello import hello
 from isthmus.delivery.source import Source
 from isthmus.errors import ConnectError, LocalProtocolError, MQTTError, ProtocolViolation
 from isthmus.mqtt.connection import Connection, State
@@ -16,6 +17,8 @@ from isthmus.mqtt.packets import (
     Connect,
     Disconnect,
     Pingresp,
+    Puback,
+    Publish,
     Suback,
     Subscribe,
     SubscribeOptions,
@@ -33,18 +36,35 @@ if TYPE_CHECKING:
     from isthmus.delivery.lane import Lane
     from isthmus.delivery.plan import Plan
     from isthmus.mqtt.codec import Event
+    from isthmus.mqtt.packets import Will
     from isthmus.net.link import Link
     from isthmus.net.timers import Timer
 
 log = logging.getLogger("isthmus.connectors")
 
+LOOKS_PER_TIMEOUT = 4
+"""How often in an acknowledgement time-out the oldest message is looked at."""
+
 
 class FarClient(Source):
-    """A client of a far broker. `opened` becomes its CONNACK, `ended` the reason why it ended."""
+    """A client of a far broker, at address number `place` of its connector.
 
-    __slots__ = ("_member", "_requests", "_timer", "ended", "opened")
+    `opened` becomes its CONNACK, `ended` the reason why it ended.
+    """
 
-    def __init__(self, member: Member, link: Link) -> None:
+    __slots__ = (
+        "_answer_timer",
+        "_member",
+        "_notice_id",
+        "_oldest",
+        "_requests",
+        "_timer",
+        "ended",
+        "opened",
+        "place",
+    )
+
+    def __init__(self, member: Member, link: Link, place: int) -> None:
         settings = member.connector.settings
         connection = Connection(
             Role.CLIENT,
@@ -55,42 +75,35 @@ class FarClient(Source):
         )
         super().__init__(link, connection, settings.receive_maximum)
         self._member = member
-        self._requests: dict[int, list[bytes]] = {}
+        # What each SUBSCRIBE or UNSUBSCRIBE without an answer asks for, with the QoS.
+        self._requests: dict[int, dict[bytes, int]] = {}
         self._timer: Timer | None = None
+        self._answer_timer: Timer | None = None
+        self._oldest: dict[str, tuple[object, float]] = {}
+        self._notice_id = 0
+        self.place = place
         loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[Connack] = loop.create_future()
         self.ended: asyncio.Future[str] = loop.create_future()
         self.lane: Lane = member.lane
         self.origin = member.connector.origin
-        self.received_qos2 = member.received_qos2
+        self.received_qos2 = member.received_qos2.get(place)
         link.on_close = self.link_closed
         link.on_data = self.receive
 
-    def connect(self, dialect: Dialect, client_id: str, *, clean_start: bool) -> None:
+    def connect(
+        self, dialect: Dialect, *, clean_start: bool, session_expiry_s: int, will: Will | None
+    ) -> None:
         """Send CONNECT."""
-        settings = self._member.connector.settings
         self.v5 = dialect.version == 5
-        properties: Properties = {}
-        if self.v5:
-            properties[PropertyId.RECEIVE_MAXIMUM] = settings.receive_maximum
-            properties[PropertyId.MAXIMUM_PACKET_SIZE] = settings.max_packet_size
-            if settings.topic_alias_maximum:
-                properties[PropertyId.TOPIC_ALIAS_MAXIMUM] = settings.topic_alias_maximum
-            expiry = self._member.session_expiry_s
-            if expiry:
-                properties[PropertyId.SESSION_EXPIRY_INTERVAL] = expiry
-        password = settings.password
         self._send(
-            Connect(
-                client_id=client_id,
-                version=dialect.version,
+            hello(
+                self._member.connector.settings,
+                self._member.identity,
+                dialect,
                 clean_start=clean_start,
-                keep_alive=int(settings.keepalive),
-                username=settings.username,
-                password=None if password is None else password.get_secret_value().encode(),
-                will=None,
-                properties=properties,
-                bridge=dialect.bridge,
+                session_expiry_s=session_expiry_s,
+                will=will,
             )
         )
 
@@ -106,6 +119,14 @@ class FarClient(Source):
             self._answered(event)
         elif isinstance(event, Pingresp):
             pass
+        elif isinstance(event, Puback) and event.packet_id == self._notice_id:
+            if event.code >= 0x80:
+                log.warning(
+                    "connector %s: the far side refused the notification: %s; give "
+                    "'notifications' a topic that it allows, or set 'local_only'",
+                    self._member.connector.name,
+                    describe(event.code),
+                )
         elif isinstance(event, Disconnect):
             self.leave(f"the far side disconnected: {describe(event.code)}")
         elif not self.handle_flow(event):
@@ -152,39 +173,57 @@ class FarClient(Source):
             self.leave("refused by the far side")
             return
         self.opened.set_result(packet)
-        peer = self.connection.peer
         # At once, not when the waiter wakes up: messages may follow in the same read.
         self._member.attach(self, packet)
-        self.lane.attach(
-            self.link,
-            v5=self.v5,
-            session_present=packet.session_present,
-            receive_maximum=peer.receive_maximum,
-            max_packet=peer.maximum_packet_size,
-            max_qos=peer.maximum_qos,
-            retain=peer.retain_available,
-        )
         self._watch_keep_alive()
+        self._watch_answers()
+
+    def notify(self, topic: bytes, payload: bytes, qos: int) -> bool:
+        """Send one retained message at once, before all that waits.
+
+        Whether it takes a place in the far side's window until the connection ends.
+        """
+        peer = self.connection.peer
+        # The only place in a window of one is for messages.
+        qos = min(qos, peer.maximum_qos) if peer.receive_maximum > 1 else 0
+        packet_id = self._packet_id() if qos else 0
+        self._notice_id = packet_id
+        self._send(Publish(topic, payload, qos, peer.retain_available, packet_id=packet_id))
+        return bool(qos)
 
     # -- subscriptions ---------------------------------------------------------------------------
 
+    @property
+    def pending(self) -> set[bytes]:
+        """The filters whose subscription has no answer yet."""
+        return {filter_ for request in self._requests.values() for filter_ in request}
+
     def subscribe(self, filters: dict[bytes, int]) -> None:
-        """Send one SUBSCRIBE; the answer goes to the connector.
+        """Subscribe to `filters` with their QoS; the answers go to the member.
 
         What this far side takes no subscription for at all counts as refused by it.
         """
-        try:
-            self._subscribe(filters)
-        except LocalProtocolError as error:
-            if len(filters) == 1:
-                self._member.connector.granted(dict.fromkeys(filters, error.reason))
-                return
-            for filter_, qos in filters.items():
-                self.subscribe({filter_: qos})
+        wanted = list(filters.items())
+        most = self._member.connector.settings.filters_per_subscribe
+        for start in range(0, len(wanted), most):
+            self._ask(wanted[start : start + most])
 
-    def _subscribe(self, filters: dict[bytes, int]) -> None:
-        packet_id = self._packet_id()
-        wanted = [
+    def _ask(self, wanted: list[tuple[bytes, int]]) -> None:
+        """Send one SUBSCRIBE; in halves, if the far side does not take that."""
+        try:
+            self._subscribe(wanted)
+        except LocalProtocolError as error:
+            if len(wanted) == 1:
+                self._member.granted({wanted[0][0]: (wanted[0][1], error.reason)})
+                return
+            middle = len(wanted) // 2
+            self._ask(wanted[:middle])
+            self._ask(wanted[middle:])
+
+    def _subscribe(self, wanted: list[tuple[bytes, int]]) -> None:
+        # Retained messages come once per session, not at every reconnect.
+        handling = self._member.retain_handling if self.v5 else 0
+        filters = [
             (
                 filter_,
                 SubscribeOptions(
@@ -192,20 +231,29 @@ class FarClient(Source):
                     # A shared subscription must not ask for it (MQTT-3.8.3-4).
                     no_local=self.v5 and split_shared(filter_)[0] is None,
                     retain_as_published=self.v5,
-                    # Retained messages come once per session, not at every reconnect.
-                    retain_handling=1 if self.v5 else 0,
+                    retain_handling=handling,
                 ),
             )
-            for filter_, qos in filters.items()
+            for filter_, qos in wanted
         ]
-        self._send(Subscribe(packet_id, wanted, {}))
-        self._requests[packet_id] = list(filters)
+        packet_id = self._packet_id()
+        try:
+            self._send(Subscribe(packet_id, filters, {}))
+        except LocalProtocolError:
+            self._free(packet_id)
+            raise
+        self._requests[packet_id] = dict(wanted)
 
     def unsubscribe(self, filters: list[bytes]) -> None:
-        """Send one UNSUBSCRIBE."""
-        packet_id = self._packet_id()
-        self._requests[packet_id] = filters
-        self._send(Unsubscribe(packet_id, filters, {}))
+        """Unsubscribe from `filters`."""
+        most = self._member.connector.settings.filters_per_subscribe
+        for start in range(0, len(filters), most):
+            packet_id = self._packet_id()
+            self._requests[packet_id] = {}
+            self._send(Unsubscribe(packet_id, filters[start : start + most], {}))
+
+    def _free(self, packet_id: int) -> None:
+        self.lane.window.reserved.discard(packet_id.to_bytes(2, "big"))
 
     def _packet_id(self) -> int:
         window = self.lane.window
@@ -218,14 +266,47 @@ class FarClient(Source):
         if filters is None:
             self.fail(ProtocolViolation("an answer to nothing that was asked"))
             return
-        self.lane.window.reserved.discard(packet.packet_id.to_bytes(2, "big"))
+        self._free(packet.packet_id)
         if isinstance(packet, Suback):
             if len(packet.codes) != len(filters):
                 self.fail(ProtocolViolation("SUBACK has another number of codes than filters"))
                 return
-            self._member.connector.granted(dict(zip(filters, packet.codes, strict=True)))
+            answers = zip(filters.items(), packet.codes, strict=True)
+            self._member.granted({filter_: (qos, code) for (filter_, qos), code in answers})
 
     # -- keep alive and end ----------------------------------------------------------------------
+
+    def _watch_answers(self) -> None:
+        timeout_s = self._member.connector.settings.ack_timeout
+        if timeout_s is not None:
+            at = clock.monotonic() + timeout_s / LOOKS_PER_TIMEOUT
+            self._answer_timer = self.link.reactor.wheel.at(at, self._check_answers_come)
+
+    def _check_answers_come(self) -> None:
+        """Close if the oldest of anything that waits for an answer has not changed for too long.
+
+        Sending again on a live connection is not allowed (MQTT-4.4.0-1).
+        """
+        if self.closed:
+            return
+        now = clock.monotonic()
+        window = self.lane.window
+        timeout_s = self._member.connector.settings.ack_timeout or 0.0
+        for kind, waiting in (
+            ("message", window.entries.values()),
+            ("PUBREL", window.releasing),
+            ("subscription", self._requests),
+        ):
+            oldest = next(iter(waiting), None)
+            before, since = self._oldest.get(kind, (None, now))
+            if oldest is None or oldest is not before:
+                self._oldest[kind] = (oldest, now)
+            elif now - since >= timeout_s:
+                self.close_reason(
+                    f"the far side did not acknowledge the oldest {kind} for {timeout_s:g} s"
+                )
+                return
+        self._watch_answers()
 
     def _watch_keep_alive(self) -> None:
         deadline = self.connection.deadline()
@@ -252,16 +333,18 @@ class FarClient(Source):
         self.connection.answer(error)
         self.leave(str(error))
 
-    def disconnect(self) -> None:
-        """Say goodbye and close."""
-        if not self.closed:
-            if self.opened.done() and not self.opened.exception():
-                properties: Properties = {}
-                if self.v5 and not self._member.connector.ids_stable:
-                    # Nobody will come back for this session.
-                    properties[PropertyId.SESSION_EXPIRY_INTERVAL] = 0
-                self._send(Disconnect(0, properties))
-            self.leave("stopped")
+    def disconnect(self, reason: str = "stopped", *, back: bool = False) -> None:
+        """Say goodbye and close; `back` says that this client will come back to its session."""
+        if self.closed:
+            return
+        if self.opened.done() and not self.opened.exception():
+            self._member.goodbye(self)
+            properties: Properties = {}
+            if self.v5 and not back and not self._member.connector.ids_stable:
+                # Nobody will come back for this session.
+                properties[PropertyId.SESSION_EXPIRY_INTERVAL] = 0
+            self._send(Disconnect(0, properties))
+        self.leave(reason)
 
     def leave(self, reason: str) -> None:
         """Close after what is already written has been sent."""
@@ -276,11 +359,12 @@ class FarClient(Source):
 
     def _end(self, reason: str) -> None:
         self.shut()
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._answer_timer):
+            if timer is not None:
+                timer.cancel()
         if self.lane.link is self.link:
             self.lane.detach()
-        self._member.received_qos2 = self.received_qos2
+        self._member.received_qos2[self.place] = self.received_qos2
         if not self.opened.done():
             self.opened.set_exception(self._closed_early(reason))
             self.opened.exception()
@@ -295,7 +379,7 @@ class FarClient(Source):
             return ConnectError("tls", text, hint=hint)
         return ConnectError("connack", f"the connection was closed before CONNACK: {reason}")
 
-    def _send(self, packet: Connect | Subscribe | Unsubscribe | Disconnect) -> None:
+    def _send(self, packet: Connect | Publish | Subscribe | Unsubscribe | Disconnect) -> None:
         if self.connection.state is State.CLOSED:
             return  # the far side's DISCONNECT came in the same read as what is answered here
         if not self.link.out:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from isthmus import clock
-from isthmus.connectors.dialects import UNSUPPORTED_VERSION, Dialect, dialects
+from isthmus.connectors.dialects import Dialect, DialectChoice
 from isthmus.connectors.far_client import FarClient
-from isthmus.delivery.lane import Lane
+from isthmus.connectors.hello import WillChoice, configured_will
+from isthmus.connectors.queued_lane import QueuedLane
 from isthmus.errors import ConnectError
 from isthmus.mqtt.properties import PropertyId
 from isthmus.net.backoff import Backoff
-from isthmus.net.dial import dial
 
 if TYPE_CHECKING:
+    from isthmus.connectors.address import Address
     from isthmus.connectors.connector import Connector
+    from isthmus.connectors.identity import Identity
+    from isthmus.delivery.lane import Lane
     from isthmus.delivery.source import Incoming
-    from isthmus.mqtt.packets import Connack
+    from isthmus.mqtt.packets import Connack, Will
+    from isthmus.net.timers import Timer
 
 log = logging.getLogger("isthmus.connectors")
 
@@ -29,38 +34,35 @@ A far side that accepts and closes at once stays below it; one whose network is 
 does not, and the messages of that second get through.
 """
 
-
-CLOSES_BELIEVED = 3
-"""A far side that closed this often on a way to say CONNECT, and never took it, is asked so last.
-
-Fewer may be a load balancer without a server behind it, and falling back for good loses properties.
-"""
-
 UNSTABLE_EXPIRY_S = 3600.0
 """How long an MQTT 5 service keeps the session of a client id that a restart would change."""
+
+ASK_AGAIN_MIN_S = 10.0
+ASK_AGAIN_MAX_S = 300.0
+"""The waits before a refused subscription is asked for again: rights are often given late."""
+
+LASTING_REFUSALS = frozenset({0x8F, 0x9E, 0xA1, 0xA2})
+"""SUBACK codes that say "never here": they are asked for again at the next connection only."""
+
+RETURNING = "going back to the first address"
+IDLE = "nothing to do"
 
 
 class Member:
     """One client of a far service.
 
     `state` is one of "connecting", "connected", "waiting" (for the next try), "refused" (by the far
-    side; tried again), "stopped"; `reason` says why, `since` is the wall time of the last change.
+    side; tried again), "idle" (a lazy one with nothing to do), "stopped"; `reason` says why,
+    `since` is the wall time of the last change. `place` is the index of the address in use.
+    `received_qos2` are the incoming QoS 2 messages of the session at each address.
     """
 
-    def __init__(self, connector: Connector, number: int, client_id: str) -> None:
+    def __init__(self, connector: Connector, index: int, identity: Identity, lane: Lane) -> None:
         self.connector = connector
-        self.number = number
-        self.client_id = client_id
-        settings = connector.settings
-        self.lane = Lane(
-            connector.drops,
-            blocks=True,
-            max_inflight=settings.max_inflight,
-            max_queued=0,
-            max_queued_bytes=connector.queue_bytes,
-            max_unsent_bytes=connector.unsent_bytes,
-        )
-        self.received_qos2: dict[bytes, Incoming] | None = None
+        self.index = index
+        self.identity = identity
+        self.lane = lane
+        self.received_qos2: dict[int, dict[bytes, Incoming] | None] = {}
         self.client: FarClient | None = None
         self.state = "connecting"
         self.reason = ""
@@ -68,14 +70,37 @@ class Member:
         self.attempts = 0
         self.connects = 0
         self.dialect: Dialect | None = None
-        self._dialects = dialects(settings)
-        self._closes = dict.fromkeys(self._dialects, 0)
+        self.place = 0
+        self.retain_handling = 1
+        settings = connector.settings
+        self.addresses = settings.addresses
+        self._choices = [DialectChoice(settings) for _ in self.addresses]
+        self._will_choices = [WillChoice() for _ in self.addresses]
+        self._tried = 0
+        self._last_place: int | None = None
         self._opened_at = 0.0
         self._task: asyncio.Task[None] | None = None
         self._fresh = True
+        self._ask_again_s = ASK_AGAIN_MIN_S
+        self._ask_again: Timer | None = None
 
     @property
-    def session_expiry_s(self) -> int:
+    def number(self) -> int:
+        """Its number in the pool, counted from 1."""
+        return self.index + 1
+
+    @property
+    def client_id(self) -> str:
+        """Its client id; empty only until the far side has given it one."""
+        return self.identity.client_id
+
+    @property
+    def address(self) -> Address:
+        """The address that is used or tried."""
+        return self.addresses[self.place]
+
+    @property
+    def _session_expiry_s(self) -> int:
         """The session expiry interval to ask an MQTT 5 service for, in seconds.
 
         An id that is new after each start leaves an orphan behind, so its session is kept only for
@@ -94,8 +119,14 @@ class Member:
             return True
         return not self.connector.ids_stable and (self._fresh or dialect.version < 5)
 
+    def _will(self) -> Will | None:
+        connector = self.connector
+        will = connector.notifications.will(self.client_id)
+        return configured_will(connector.settings.will) if will is None else will
+
     def start(self) -> None:
         """Connect, and stay connected."""
+        self.connector.notifications.down(self.client_id)
         self._task = asyncio.get_running_loop().create_task(
             self._run(), name=f"connector {self.connector.name}:{self.number}"
         )
@@ -109,36 +140,108 @@ class Member:
         if self.client is not None:
             self.client.disconnect()
             self.client = None
+            self._left()
         self._set_state("stopped", "")
+
+    def return_to_first(self) -> None:
+        """Leave a backup for the first address; its session stays there, with what it holds."""
+        if self.client is not None and self.place:
+            self.client.disconnect(RETURNING, back=True)
 
     # -- the loop --------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        reconnect = self.connector.settings.reconnect
-        backoff = Backoff(reconnect.min, reconnect.max)
+        settings = self.connector.settings
+        backoff = Backoff(settings.reconnect.min, settings.reconnect.max)
         failures = 0
         while True:
+            if settings.start == "lazy":
+                await self._something_to_do()
+            wait = True
             try:
                 client = await self._connect_or_fail()
             except ConnectError as error:
                 failures += 1
-                self._failed(error)
+                another_way = self._failed(error)
+                wait = another_way or not self._tried % len(self.addresses)
                 if self.connector.watcher is not None:
                     self.connector.watcher.failed(self, error)
-                if reconnect.attempts != "forever" and failures >= reconnect.attempts:
+                if settings.reconnect.attempts != "forever" and (
+                    failures >= settings.reconnect.attempts
+                ):
                     self._set_state("stopped", f"gave up after {failures} attempts: {error}")
                     return
+                if settings.start == "once" and wait and not another_way:
+                    self._set_state("stopped", f"'start: once' tries once: {error}")
+                    return
             else:
-                reason = await asyncio.shield(client.ended)
+                reason = await self._end_of(client)
+                self._left()
                 if clock.monotonic() - self._opened_at >= STABLE_AFTER_S:
                     backoff.reset()
                     failures = 0
-                self._set_state("waiting", f"connection lost: {reason}")
-                self._prefer()
+                    self._tried = 0
+                    if not settings.round_robin:
+                        self.place = 0
+                else:
+                    self._next_address()
+                if reason in (RETURNING, IDLE):
+                    self.place = 0 if reason == RETURNING else self.place
+                    wait = False
+                    self._set_state("idle" if reason == IDLE else "connecting", reason)
+                else:
+                    self._set_state("waiting", f"connection lost: {reason}")
                 if self.connector.watcher is not None:
                     self.connector.watcher.lost(self, reason)
+                if settings.start == "once":
+                    self._set_state("stopped", f"'start: once' connects once; lost: {reason}")
+                    return
             self.client = None
-            await asyncio.sleep(backoff.next())
+            if wait:
+                await asyncio.sleep(backoff.next())
+
+    async def _something_to_do(self) -> None:
+        """Wait until a lazy connection is worth opening."""
+        lane = self.lane
+        assert isinstance(lane, QueuedLane)
+        if lane.inflight:
+            return  # it was open, and what was on its way is not done
+        lazy = self.connector.settings.lazy
+        if self.state == "connecting":
+            self._set_state("idle", IDLE)
+        woken = asyncio.Event()
+        lane.on_waiting = woken.set
+        try:
+            while not lane.queued:
+                woken.clear()
+                await woken.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(lazy.after):
+                    while lane.queued < lazy.threshold and not lane.full:
+                        woken.clear()
+                        await woken.wait()
+        finally:
+            lane.on_waiting = None
+
+    async def _end_of(self, client: FarClient) -> str:
+        """Wait for the end of a connection; a lazy one is ended when nothing passes any more."""
+        settings = self.connector.settings
+        if settings.start != "lazy":
+            return await asyncio.shield(client.ended)
+        lane = self.lane
+        passed, since = -1, 0.0
+        while not client.ended.done():
+            now = clock.monotonic()
+            if lane.sent + client.received != passed or self._unsettled(client):
+                passed, since = lane.sent + client.received, now
+            elif now - since >= settings.lazy.idle_timeout:
+                client.disconnect(IDLE, back=True)
+                break
+            await asyncio.wait({client.ended}, timeout=settings.lazy.idle_timeout / 4)
+        return client.ended.result()
+
+    def _unsettled(self, client: FarClient) -> bool:
+        return bool(self.lane.queued or self.lane.inflight or client.unacked)
 
     async def _connect_or_fail(self) -> FarClient:
         """Connect; whatever goes wrong is a failure of this attempt and not the end of all."""
@@ -151,73 +254,137 @@ class Member:
             raise ConnectError("tcp", f"internal error: {error}") from error
 
     async def _connect(self) -> FarClient:
-        settings = self.connector.settings
+        timeout_s = self.connector.settings.connect_timeout
         self.attempts += 1
-        if self.state == "stopped":
+        if self.state in ("stopped", "idle"):
             self._set_state("connecting", "")
-        deadline = clock.monotonic() + settings.connect_timeout
-        link = await dial(
-            self.connector.reactor,
-            settings.host,
-            settings.port,
-            tls=self.connector.tls,
-            timeout_s=settings.connect_timeout,
+        deadline = clock.monotonic() + timeout_s
+        link = await self.connector.dial(self.address, self.identity)
+        client = self.client = FarClient(self, link, self.place)
+        dialect = self.dialect = self._choices[self.place].first
+        client.connect(
+            dialect,
+            clean_start=self._clean_start(dialect),
+            session_expiry_s=self._session_expiry_s,
+            will=self._will_choices[self.place].will(self._will(), dialect),
         )
-        client = self.client = FarClient(self, link)
-        dialect = self.dialect = self._dialects[0]
-        client.connect(dialect, self.client_id, clean_start=self._clean_start(dialect))
         try:
             async with asyncio.timeout(max(0.1, deadline - clock.monotonic())):
                 await asyncio.shield(client.opened)
         except TimeoutError:
             client.leave("no CONNACK in time")
-            raise ConnectError(
-                "timeout", f"no CONNACK within {settings.connect_timeout:g} s"
-            ) from None
+            raise ConnectError("timeout", f"no CONNACK within {timeout_s:g} s") from None
         except asyncio.CancelledError:
             client.disconnect()
             raise
         return client
 
+    # -- what becomes of a connection ------------------------------------------------------------
+
     def attach(self, client: FarClient, connack: Connack) -> None:
         """The far side accepted `client`: subscribe what is missing, then send what waits."""
+        present = connack.session_present
+        moved = self._last_place not in (None, client.place)
+        self.retain_handling = 0 if self._fresh and present else 1
         self._fresh = False
+        self._last_place = client.place
         self._opened_at = clock.monotonic()
         self.connects += 1
-        if not connack.session_present:
-            self.received_qos2 = client.received_qos2 = None
+        if not present:
+            self.received_qos2[client.place] = client.received_qos2 = None
         assigned = connack.properties.get(PropertyId.ASSIGNED_CLIENT_IDENTIFIER)
-        if isinstance(assigned, str):
-            self.client_id = assigned
-        self.connector.attached(self, client, session_present=connack.session_present)
+        if not self.client_id and isinstance(assigned, str):
+            self.identity = self.identity._replace(client_id=assigned)
+            self.connector.renamed()
+        peer = client.connection.peer
+        noticed = self.connector.notifications.up(client, self.client_id)
+        self._ask_again_s = ASK_AGAIN_MIN_S
+        self.connector.attached(self, client, session_present=present and not moved)
+
+        def attach_lane(*, session_present: bool, receive_maximum: int) -> None:
+            self.lane.attach(
+                client.link,
+                v5=client.v5,
+                session_present=session_present,
+                receive_maximum=receive_maximum,
+                max_packet=peer.maximum_packet_size,
+                max_qos=peer.maximum_qos,
+                retain=peer.retain_available,
+            )
+
+        if moved:
+            # What is in flight was sent to another service: here these are new publications. An
+            # old session here may still hold packet identifiers of QoS 2, which are freed first.
+            attach_lane(session_present=False, receive_maximum=0)
+            if present:
+                self.lane.inherited = set()
+        attach_lane(
+            session_present=present,
+            receive_maximum=peer.receive_maximum - noticed,
+        )
         self._set_state("connected", "")
+        self.connector.retained_sync.session(self, new=moved or not present)
         if self.connector.watcher is not None:
             self.connector.watcher.connected(self)
 
-    def _failed(self, error: ConnectError) -> None:
-        refused = error.step == "connack" and error.reason is not None
-        if len(self._dialects) > 1 and error.step == "connack":
-            if error.reason in UNSUPPORTED_VERSION:
-                log.info(
-                    "connector %s: the far side does not speak %s",
-                    self.connector.name,
-                    self.dialect,
-                )
-                del self._dialects[0]
-            elif error.reason is None:
-                # Some brokers just close on a version or a bit that they do not know.
-                self._closes[self._dialects[0]] += 1
-                self._dialects.append(self._dialects.pop(0))
-        detail = f" ({error.hint})" if error.hint else ""
-        self._set_state("refused" if refused else "waiting", f"{error.step}: {error}{detail}")
+    def granted(self, answers: dict[bytes, tuple[int, int]]) -> None:
+        """The far side answered SUBSCRIBE: filter -> (asked QoS, code)."""
+        self.connector.granted(self, answers)
+        codes = [code for _, code in answers.values()]
+        if self._ask_again is None and any(
+            code >= 0x80 and code not in LASTING_REFUSALS for code in codes
+        ):
+            at = clock.monotonic() + self._ask_again_s
+            self._ask_again = self.connector.reactor.wheel.at(at, self._subscribe_again)
+            self._ask_again_s = min(2 * self._ask_again_s, ASK_AGAIN_MAX_S)
 
-    def _prefer(self) -> None:
-        """After a connection: begin with the best dialect again, unless it was refused for sure."""
-        if self.dialect is not None:
-            self._closes[self.dialect] = 0
-        left = set(self._dialects)
-        ordered = [dialect for dialect in self._closes if dialect in left]
-        self._dialects = sorted(ordered, key=lambda one: self._closes[one] >= CLOSES_BELIEVED)
+    def _subscribe_again(self) -> None:
+        self._ask_again = None
+        self.connector.subscribe_refused(self)
+
+    def goodbye(self, client: FarClient) -> None:
+        """`client` is about to say DISCONNECT."""
+        self.connector.notifications.goodbye(client, self.client_id)
+
+    def _left(self) -> None:
+        """A connection that was open has ended."""
+        if self._ask_again is not None:
+            self._ask_again.cancel()
+            self._ask_again = None
+        if self.dialect is not None and self._last_place is not None:
+            self._choices[self._last_place].worked(self.dialect)
+        self.connector.notifications.down(self.client_id)
+
+    def _failed(self, error: ConnectError) -> bool:
+        """Learn from a failed attempt; whether the same address is to be tried in another way."""
+        dialect, place = self.dialect, self.place
+        another_way = False
+        if error.step == "connack" and dialect is not None:
+            another_way = self._choices[place].failed(error)
+            if self._will_choices[place].refused(error.reason, self._will()):
+                another_way = True
+                log.warning(
+                    "connector %s: the far side refuses the will (%s); tried with less of it",
+                    self.connector.name,
+                    error,
+                )
+            elif another_way and error.reason is not None:
+                log.info(
+                    "connector %s: the far side does not speak %s", self.connector.name, dialect
+                )
+        if not another_way:
+            self._next_address()
+        where = f"{self.addresses[place]}: " if len(self.addresses) > 1 else ""
+        detail = f" ({error.hint})" if error.hint else ""
+        refused = error.step == "connack" and error.reason is not None
+        self._set_state(
+            "refused" if refused else "waiting", f"{where}{error.step}: {error}{detail}"
+        )
+        return another_way
+
+    def _next_address(self) -> None:
+        self._tried += 1
+        self.place = (self.place + 1) % len(self.addresses)
 
     def _set_state(self, state: str, reason: str) -> None:
         if state == self.state and reason == self.reason:
@@ -228,12 +395,15 @@ class Member:
         level = logging.WARNING if state in ("waiting", "refused") else logging.INFO
         if state == "stopped" and reason:
             level = logging.ERROR
+        backup = f" to {self.address}" if state == "connected" and len(self.addresses) > 1 else ""
         log.log(
             level,
-            "connector %s, connection %d (%s): %s%s",
+            "connector %s, connection %d (%s): %s%s%s",
             self.connector.name,
             self.number,
             self.client_id,
             state,
+            backup,
             f": {reason}" if reason else "",
         )
+        self.connector.member_changed()

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from isthmus.connectors.connection_settings import NotificationSettings, ReconnectSettings
 from isthmus.connectors.dialects import UNSUPPORTED_VERSION, dialects
-from isthmus.connectors.settings import ReconnectSettings
 
 if TYPE_CHECKING:
     from isthmus.connectors.client_ids import ClientIds
@@ -45,11 +45,16 @@ def trial(name: str, settings: ConnectorSettings, client_ids: ClientIds) -> Conn
     )
     return settings.model_copy(
         update={
+            "url": str(settings.address),
             "client_id": client_id,
             "client_id_prefix": None,
             "pool": 1,
             "clean_start": True,
             "session_expiry": 0.0,
+            "static_client_ids": {},
+            "will": None,
+            "notifications": NotificationSettings(),
+            "start": "automatic",
             "reconnect": once(settings.reconnect),
         }
     )

@@ -1,12 +1,12 @@
 """Settings of connectors: the `connectors` key, a mapping of connector names to these models."""
 
-from typing import Annotated, Literal
+import ipaddress
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
     Field,
     SecretStr,
-    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -14,15 +14,27 @@ from pydantic import (
 from isthmus.config.model import SettingsModel
 from isthmus.config.problems import Problem, raise_any
 from isthmus.config.secrets import Secret
-from isthmus.config.units import DURATION_OR_NEVER_SCHEMA, Duration, Size, parse_duration
+from isthmus.config.units import Duration, DurationOrNever, Size
 from isthmus.connectors.address import Address, parse_address
+from isthmus.connectors.connection_settings import (
+    CLIENT_ID_VARIABLE,
+    SESSION_NEVER_EXPIRES_S,
+    FailbackSettings,
+    LazySettings,
+    NotificationSettings,
+    Rate,
+    ReconnectSettings,
+    SessionExpiry,
+    StaticClientSettings,
+    TCPKeepaliveSettings,
+    WillSettings,
+    mqtt_text,
+)
+from isthmus.errors import MQTTError
+from isthmus.mqtt.topics import check_filter
 from isthmus.net.settings import TLSClientSettings
 
-SESSION_NEVER_EXPIRES_S = float(0xFFFFFFFF)
-"""The session expiry interval that means never (MQTT-5.0 section 3.1.2.11.2)."""
-
 MAX_PACKET_SIZE_BYTES = 5 + 268_435_455
-MAX_STRING_BYTES = 65_535
 
 
 def _version(value: object) -> object:
@@ -32,38 +44,32 @@ def _version(value: object) -> object:
     return value
 
 
-def _expiry(value: object) -> object:
-    return SESSION_NEVER_EXPIRES_S if value == "never" else parse_duration(value)
-
-
-SessionExpiry = Annotated[float, BeforeValidator(_expiry), WithJsonSchema(DURATION_OR_NEVER_SCHEMA)]
-
-
-class ReconnectSettings(SettingsModel):
-    """How a lost or failed connection is tried again: exponential back-off with full jitter."""
-
-    min: Duration = Field(default=1.0, gt=0, le=3600, description="First upper bound of the wait.")
-    max: Duration = Field(
-        default=30.0, gt=0, le=86_400, description="Upper bound that the wait never exceeds."
-    )
-    attempts: Literal["forever"] | Annotated[int, Field(ge=1)] = Field(
-        default="forever", description="Failed attempts in a row before the connector gives up."
-    )
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "ReconnectSettings":
-        if self.max < self.min:
-            raise_any([Problem(("max",), "must not be shorter than 'min'")])
-        return self
-
-
 class ConnectorSettings(SettingsModel):
     """A far MQTT service, to which this side is one or more clients."""
 
-    url: str = Field(
+    url: str | tuple[str, ...] = Field(
         description="Where to connect: `mqtt://host:port` (1883), `mqtts://host:port` (TLS, "
-        "8883), `host` or `host:port`; IPv6 in brackets.",
+        "8883), `host` or `host:port`; IPv6 in brackets. A list names the address to use first "
+        "and its backups, in order.",
         examples=["mqtts://broker.example.com:8883", "[::1]:1883"],
+    )
+    round_robin: bool = Field(
+        default=False,
+        description="With several addresses: stay on whichever works, instead of going back to "
+        "the first one.",
+    )
+    failback: FailbackSettings = Field(
+        default_factory=FailbackSettings,
+        description="When a backup is left for the first address again.",
+    )
+    start: Literal["automatic", "lazy", "once"] = Field(
+        default="automatic",
+        description="When to connect: `automatic` connects and stays connected; `lazy` connects "
+        "while there is something to send; `once` connects at the start and never again.",
+    )
+    lazy: LazySettings = Field(
+        default_factory=LazySettings,
+        description="When `start: lazy` opens and closes connections.",
     )
     version: Annotated[Literal["3.1", "3.1.1", "5"], BeforeValidator(_version)] = Field(
         default="5",
@@ -88,6 +94,13 @@ class ConnectorSettings(SettingsModel):
         ge=1,
         le=256,
         description="Connections to the service. Messages of one topic keep to one connection.",
+    )
+    static_client_ids: dict[str, tuple[str | StaticClientSettings, ...]] = Field(
+        default_factory=dict,
+        description="Client ids by `node`: this process opens one connection for each id of its "
+        "own node, and none if it has none. An entry is an id, or an id with credentials of its "
+        "own. `pool` and `client_id_prefix` then have no effect.",
+        examples=[{"edge-a": ["clientid1", "clientid2"]}],
     )
     keepalive: Duration = Field(
         default=60.0,
@@ -115,6 +128,21 @@ class ConnectorSettings(SettingsModel):
     reconnect: ReconnectSettings = Field(
         default_factory=ReconnectSettings, description="How a connection is tried again."
     )
+    bind_address: str | None = Field(
+        default=None,
+        description="Local IP address that connections are made from.",
+        examples=["10.0.0.7"],
+    )
+    tcp_keepalive: TCPKeepaliveSettings | None = Field(
+        default=None, description="TCP keep alive; not set leaves it off."
+    )
+    tcp_user_timeout: Duration | None = Field(
+        default=None,
+        ge=0,
+        le=2_000_000,
+        description="Longest time that sent data may stay without an answer of the far side's "
+        "TCP (Linux); not set leaves it to the system.",
+    )
     tls: TLSClientSettings | None = Field(
         default=None, description="TLS; `mqtts://` alone verifies against the system's roots."
     )
@@ -123,6 +151,18 @@ class ConnectorSettings(SettingsModel):
         ge=1,
         le=65_535,
         description="QoS 1 and 2 messages on their way to the service, per connection.",
+    )
+    ack_timeout: DurationOrNever = Field(
+        default=60.0,
+        ge=1,
+        description="Longest wait for the acknowledgement of a message or subscription; then the "
+        "connection is made anew, and what was not acknowledged is sent again.",
+    )
+    rate_limit: Rate | None = Field(
+        default=None,
+        description="Most messages to the service per time, with bursts of one second, over all "
+        "connections together; more wait in the queue.",
+        examples=["100/s"],
     )
     receive_maximum: int = Field(
         default=1000,
@@ -148,45 +188,139 @@ class ConnectorSettings(SettingsModel):
         "it does not send our own messages back.",
     )
 
+    filters_per_subscribe: int = Field(
+        default=1000,
+        ge=1,
+        le=10_000,
+        description="Most filters in one SUBSCRIBE or UNSUBSCRIBE packet.",
+    )
+    unsubscribe_out: tuple[str, ...] = Field(
+        default=(),
+        description="Filters to unsubscribe from at each connection, such as those of routes that "
+        "once brought messages and now only send them.",
+        examples=[["site-7/#"]],
+    )
+    local_client_id: str | None = Field(
+        default=None,
+        description="What `${clientid}` is in routes, for messages from this connector.",
+        examples=["local.edge-7"],
+    )
+    send_retained: bool = Field(
+        default=True,
+        description="Send the retained messages of `local` that match outgoing routes when a "
+        "session begins at the service, and deletions that it missed.",
+    )
+    will: WillSettings | None = Field(
+        default=None,
+        description="What the service publishes when a connection ends without a goodbye.",
+    )
+    notifications: NotificationSettings = Field(
+        default_factory=NotificationSettings,
+        description="Retained messages that say whether connections are up.",
+    )
+    user_properties: dict[str, str] = Field(
+        default_factory=dict,
+        description="User properties of CONNECT (MQTT 5).",
+        examples=[{"site": "7"}],
+    )
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """The parts of each `url`, in order."""
+        return tuple(parse_address(url) for url in self._urls)
+
     @property
     def address(self) -> Address:
-        """The parts of `url`."""
-        return parse_address(self.url)
+        """The parts of the first `url`."""
+        return self.addresses[0]
 
     @property
     def host(self) -> str:
-        """Name or IP address to connect to, IPv6 without brackets."""
+        """Name or IP address to connect to first, IPv6 without brackets."""
         return self.address.host
 
     @property
     def port(self) -> int:
-        """Port to connect to."""
+        """Port to connect to first."""
         return self.address.port
 
     @property
     def use_tls(self) -> bool:
-        """Whether the connection is encrypted."""
-        return self.address.scheme == "mqtts"
+        """Whether the connection to the first address is encrypted."""
+        return encrypted(self.address)
 
-    @field_validator("url")
+    @property
+    def _urls(self) -> tuple[str, ...]:
+        return (self.url,) if isinstance(self.url, str) else self.url
+
+    @field_validator("url", mode="before")
     @classmethod
-    def _valid_url(cls, value: str) -> str:
-        parse_address(value)
+    def _valid_url(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            if not value:
+                raise ValueError("must name at least one address")
+            raise_any(
+                Problem((index,), text)
+                for index, url in enumerate(value)
+                if (text := _url_problem(url))
+            )
+            if len(set(value)) < len(value):
+                raise ValueError("names an address twice")
+            return tuple(value)
+        if text := _url_problem(value):
+            raise ValueError(text)
         return value
 
     @field_validator("username", "client_id", "client_id_prefix", mode="after")
     @classmethod
     def _mqtt_string(cls, value: str | None) -> str | None:
-        if not value:
-            return None
+        return mqtt_text(value) if value else None
+
+    @field_validator("unsubscribe_out", mode="after")
+    @classmethod
+    def _valid_filters(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        found = []
+        for index, text in enumerate(value):
+            try:
+                check_filter(mqtt_text(text).encode())
+            except MQTTError as error:
+                found.append(Problem((index,), f"is no topic filter: {error}"))
+        raise_any(found)
+        return value
+
+    @field_validator("user_properties", mode="after")
+    @classmethod
+    def _mqtt_strings(cls, value: dict[str, str]) -> dict[str, str]:
+        for pair in value.items():
+            for text in pair:
+                mqtt_text(text)
+        return value
+
+    @field_validator("bind_address", mode="after")
+    @classmethod
+    def _ip_address(cls, value: str | None) -> str | None:
         try:
-            size = len(value.encode())
-        except UnicodeEncodeError:
-            raise ValueError("is not valid Unicode") from None
-        if "\0" in value:
-            raise ValueError("must not hold the character U+0000")
-        if size > MAX_STRING_BYTES:
-            raise ValueError(f"must not be longer than {MAX_STRING_BYTES} bytes")
+            return None if value is None else str(ipaddress.ip_address(value.strip("[]")))
+        except ValueError:
+            raise ValueError("must be an IP address of this machine") from None
+
+    @field_validator("static_client_ids", mode="after")
+    @classmethod
+    def _own_client_ids(
+        cls, value: dict[str, tuple[str | StaticClientSettings, ...]]
+    ) -> dict[str, tuple[str | StaticClientSettings, ...]]:
+        seen: set[str] = set()
+        found = []
+        for node, entries in value.items():
+            for index, entry in enumerate(entries):
+                client_id = mqtt_text(entry) if isinstance(entry, str) else entry.client_id
+                if not client_id:
+                    found.append(Problem((node, index), "must not be empty"))
+                elif client_id in seen:
+                    text = "stands there twice: two clients with one id throw each other out"
+                    found.append(Problem((node, index), text))
+                seen.add(client_id)
+        raise_any(found)
         return value
 
     @field_validator("password", mode="after")
@@ -218,10 +352,49 @@ class ConnectorSettings(SettingsModel):
                 f"cannot be shared by {self.pool} connections; use 'client_id_prefix' with "
                 f"'pool: {self.pool}', or 'pool: 1' with this id",
             )
+        if self.client_id is not None and self.static_client_ids:
+            problem("client_id", "has no effect together with 'static_client_ids'; drop one")
         if self.client_id is not None and self.client_id_prefix is not None:
             problem("client_id_prefix", "has no effect together with 'client_id'; drop one")
-        if self.tls is not None and not self.use_tls:
+        if self.tls is not None and not any(map(encrypted, self.addresses)):
             problem("tls", "is set, but the URL is not encrypted; write mqtts:// in 'url'")
         if self.password is not None and self.username is None and self.version != "5":
             problem("password", f"needs a 'username' in MQTT {self.version}")
+        if self.notifications.enabled:
+            found += self._notification_problems()
         return found
+
+    def _notification_problems(self) -> list[Problem]:
+        found = []
+        notifications = self.notifications
+        if self.will is not None and not notifications.local_only:
+            text = "cannot be set together with 'notifications', which are the will; drop one"
+            found.append(Problem(("will",), f"{text}, or set 'notifications.local_only'"))
+        several = self.pool > 1 or any(len(ids) > 1 for ids in self.static_client_ids.values())
+        if several and CLIENT_ID_VARIABLE not in notifications.topic:
+            text = f"must hold {CLIENT_ID_VARIABLE}, as there are several connections"
+            found.append(Problem(("notifications", "topic"), text))
+        return found
+
+
+def encrypted(address: Address) -> bool:
+    """Whether connections to `address` are encrypted."""
+    return address.scheme == "mqtts"
+
+
+def _url_problem(value: object) -> str:
+    if not isinstance(value, str):
+        return "must be text"
+    try:
+        parse_address(value)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+__all__ = [
+    "SESSION_NEVER_EXPIRES_S",
+    "ConnectorSettings",
+    "ReconnectSettings",
+    "encrypted",
+]

@@ -9,26 +9,30 @@ twice.
 
 from __future__ import annotations
 
+from isthmus.connectors.ownership import owners
 from isthmus.mqtt.topic_tree import TopicTree
 from isthmus.mqtt.topics import covers
 
-FILTERS_PER_PACKET = 100
-"""Filters per SUBSCRIBE: enough to subscribe thousands in a few round trips, and a small packet."""
+UNANSWERED = (0, -1)
+"""What stands for a filter that the far service has not answered: asked QoS, and no code."""
 
 
 class Subscriptions:
-    """Filters that subscribers asked for, and what the far service answered.
+    """Filters that subscribers asked for, and what the far service answered to each member.
 
-    `answers` maps each filter of the cover to the code of its SUBACK: the granted QoS, or 0x80 and
-    above for a refusal. A filter without an answer yet is missing.
+    Members of the pool are counted from 0. An answer is the code of a SUBACK: the granted QoS, or
+    0x80 and above for a refusal.
     """
 
-    __slots__ = ("_asked", "_cover", "answers")
+    __slots__ = ("_answers", "_asked", "_cover", "_owners", "_shares")
 
-    def __init__(self) -> None:
+    def __init__(self, members: int = 1) -> None:
         self._asked: dict[bytes, dict[object, int]] = {}
         self._cover: dict[bytes, int] | None = None
-        self.answers: dict[bytes, int] = {}
+        self._owners: dict[bytes, int | None] = {}
+        self._shares: list[dict[bytes, int]] = []
+        # For each member, filter -> (asked QoS, code).
+        self._answers: list[dict[bytes, tuple[int, int]]] = [{} for _ in range(members)]
 
     def add(self, filter_: bytes, subscriber: object, qos: int) -> None:
         """`subscriber` wants `filter_` with at most `qos`."""
@@ -48,7 +52,77 @@ class Subscriptions:
         """The filters to subscribe to and the QoS of each, in the order they were asked."""
         if self._cover is None:
             self._cover = self._make_cover()
+            self._owners = owners(list(self._cover), len(self._answers))
+            self._shares = [{} for _ in self._answers]
+            for filter_, qos in self._cover.items():
+                owner = self._owners[filter_]
+                for share in self._shares if owner is None else (self._shares[owner],):
+                    share[filter_] = qos
         return self._cover
+
+    def share(self, member: int) -> dict[bytes, int]:
+        """The part of the cover that `member` subscribes to."""
+        self.cover()
+        return self._shares[member]
+
+    def missing(
+        self, member: int, *, again: bool, lasting: frozenset[int] = frozenset()
+    ) -> dict[bytes, int]:
+        """What of its share `member` has to ask for.
+
+        Refused filters only if `again`, and not if the code of the refusal is one of `lasting`.
+        """
+        answers = self._answers[member]
+        found = {}
+        for filter_, qos in self.share(member).items():
+            asked, code = answers.get(filter_, UNANSWERED)
+            refused = code >= 0x80
+            if refused and (not again or code in lasting):
+                continue
+            if refused or code < 0 or asked < qos:
+                found[filter_] = qos
+        return found
+
+    def surplus(self, member: int) -> list[bytes]:
+        """What the service sends to `member` and nobody wants from it any more; it is forgotten."""
+        answers = self._answers[member]
+        share = self.share(member)
+        gone = [filter_ for filter_ in answers if filter_ not in share]
+        return [filter_ for filter_ in gone if answers.pop(filter_)[1] < 0x80]
+
+    def answered(self, member: int, filter_: bytes, qos: int, code: int) -> bool:
+        """The service answered `code` where `qos` was asked for; whether that says anything new."""
+        answers = self._answers[member]
+        before = answers.get(filter_, UNANSWERED)
+        answers[filter_] = (qos, code)
+        return before[1] != code
+
+    def forget(self, member: int) -> None:
+        """The session of `member` at the service is new: nothing is subscribed in it."""
+        self._answers[member].clear()
+
+    def counts(self, member: int) -> tuple[int, int]:
+        """How many filters the service granted to `member`, and how many it refused."""
+        codes = [code for _, code in self._answers[member].values()]
+        refused = sum(code >= 0x80 for code in codes)
+        return len(codes) - refused, refused
+
+    @property
+    def answers(self) -> dict[bytes, int]:
+        """The answer to each filter; for one of several members the highest, once all are there."""
+        found: dict[bytes, int] = {}
+        for filter_ in self.cover():
+            owner = self._owners[filter_]
+            asked = self._answers if owner is None else [self._answers[owner]]
+            codes = [answers.get(filter_, UNANSWERED)[1] for answers in asked]
+            if min(codes) >= 0:
+                found[filter_] = max(codes)
+        return found
+
+    @property
+    def refused(self) -> dict[bytes, int]:
+        """Filters that the far service refused, with their codes."""
+        return {filter_: code for filter_, code in self.answers.items() if code >= 0x80}
 
     def _make_cover(self) -> dict[bytes, int]:
         asked = self._asked
@@ -75,16 +149,3 @@ class Subscriptions:
             by = filter_ if not others else next(other for other in others if other in found)
             found[by] = max(found[by], *asked[filter_].values())
         return found
-
-    def missing(self) -> dict[bytes, int]:
-        """What of the cover the far service has not granted yet."""
-        return {
-            filter_: qos
-            for filter_, qos in self.cover().items()
-            if self.answers.get(filter_, 0x80) >= 0x80
-        }
-
-    @property
-    def refused(self) -> dict[bytes, int]:
-        """Filters that the far service refused, with their codes."""
-        return {filter_: code for filter_, code in self.answers.items() if code >= 0x80}

@@ -14,6 +14,7 @@ from isthmus.net.link import Link, describe
 from isthmus.net.reactor import Reactor
 from isthmus.net.resolve import Address, resolve
 from isthmus.net.settings import TLSClientSettings
+from isthmus.net.socket_options import SocketOptions
 from isthmus.net.tls import TLSLink
 from isthmus.net.tls_failures import explain
 
@@ -24,7 +25,7 @@ _HINTS = {
     errno.EHOSTUNREACH: "is the network up, and the address right?",
     errno.ENETUNREACH: "is the network up, and the address right?",
     errno.EMFILE: "this process has no descriptors left; see `ulimit -n`",
-    errno.EADDRNOTAVAIL: "this machine has no free local port for it",
+    errno.EADDRNOTAVAIL: "this machine does not have the local address, or no free port for it",
 }
 
 
@@ -35,6 +36,7 @@ async def dial(
     *,
     tls: TLSClientSettings | None = None,
     timeout_s: float = DIAL_TIMEOUT_S,
+    options: SocketOptions | None = None,
 ) -> Link:
     """Connect to `host`:`port` within `timeout_s`, with TLS if settings are given.
 
@@ -50,7 +52,7 @@ async def dial(
         async with asyncio.timeout(timeout_s):
             addresses = await _resolve(host, port)
             step = "connecting"
-            sock = await _connect(reactor, addresses, where, deadline)
+            sock = await _connect(reactor, addresses, where, deadline, options)
             if tls is None:
                 return Link(reactor, sock, _peername(sock, where))
             step = "the TLS handshake"
@@ -83,7 +85,11 @@ async def _resolve(host: str, port: int) -> list[Address]:
 
 
 async def _connect(
-    reactor: Reactor, addresses: list[Address], where: str, deadline: float
+    reactor: Reactor,
+    addresses: list[Address],
+    where: str,
+    deadline: float,
+    options: SocketOptions | None = None,
 ) -> socket.socket:
     """Try each address; a silent one may use only its share of the time that is left."""
     problems: dict[str, int] = {}
@@ -95,6 +101,8 @@ async def _connect(
             sock = socket.socket(family, kind, proto)
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if options is not None:
+                options.apply(sock)
             # The last one may use all the time that is left, which `dial` watches.
             async with asyncio.timeout(share if left > 1 else None):
                 await reactor.loop.sock_connect(sock, address)

@@ -1,0 +1,224 @@
+"""Retained messages of `local` at the far side: sent once per session there, not at each reconnect.
+
+When a session begins at the far side, it gets the retained messages of every route that leads to
+it. Later it gets what changes, like any message. A change with QoS 0 made while the link is down is
+not queued, so its topic is remembered, and what is retained there now, or that nothing is, is sent
+with the next connection.
+
+It sees those changes as a subscriber of `local` whose outlets take retained messages only, so other
+messages cost nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Protocol
+
+from isthmus import clock
+from isthmus.delivery.outlet import KEEP, LaneOutlet, Outlet, compose
+from isthmus.delivery.plan import Plan
+from isthmus.mqtt.topic_tree import TopicTree
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from isthmus.connectors.connector import Connector
+    from isthmus.connectors.member import Member
+    from isthmus.delivery.endpoint import Endpoint, Origin
+    from isthmus.delivery.lane import Lane
+    from isthmus.delivery.message import Message
+    from isthmus.delivery.receipt import Receipt
+    from isthmus.net.timers import Timer
+
+log = logging.getLogger("isthmus.connectors")
+
+REMEMBERED_TOPICS = 100_000
+"""Changed topics that are remembered for each connection while it is down: about 200 bytes each."""
+
+TOPICS_PER_STEP = 64
+"""Messages sent before others have their turn."""
+
+MOST_WAITING = 1000
+"""Messages in the lane above which no more are added for now."""
+
+PAUSE_S = 0.1
+
+
+class RetainedStore(Protocol):
+    """The retained messages of `local`."""
+
+    def get(self, topic: bytes) -> Message | None:
+        """The message of `topic`, if there is one."""
+
+    def topics(self, filter_: bytes) -> list[bytes]:
+        """The topics with a message that match `filter_`."""
+
+
+class RetainedRoute(Protocol):
+    """A route from `local`: which topics it takes, and where each of them goes."""
+
+    def __hash__(self) -> int:
+        """Routes are told apart by identity."""
+
+    @property
+    def filters(self) -> Sequence[bytes]:
+        """The filters of the topics."""
+
+    def resolve(self, topic: bytes, options: list[Any], plan: Plan, origin: Origin | None) -> None:
+        """Add the outlets for `topic`."""
+
+
+class RetainedSync:
+    """Keeps the retained messages at the far side of one connector what they are in `local`."""
+
+    def __init__(self, connector: Connector, *, enabled: bool) -> None:
+        self._connector = connector
+        self._enabled = enabled
+        self._store: RetainedStore | None = None
+        self._routes: dict[RetainedRoute, _Watch] = {}
+        self._tree: TopicTree[RetainedRoute] = TopicTree()
+        self._due: dict[Lane, dict[bytes, None]] = {}
+        self._running: set[Lane] = set()
+        self._timer: Timer | None = None
+
+    def add(self, route: RetainedRoute, local: Endpoint, store: RetainedStore) -> None:
+        """`route` leads from `local`, whose retained messages are in `store`, to this connector."""
+        if not self._enabled:
+            return
+        self._store = store
+        watch = self._routes[route] = _Watch(self, route)
+        for filter_ in route.filters:
+            local.subscribe(filter_, watch, 0)
+            self._tree.add(filter_, route, route)
+
+    def remove(self, route: RetainedRoute, local: Endpoint) -> None:
+        """Undo `add`."""
+        watch = self._routes.pop(route, None)
+        if watch is not None:
+            for filter_ in route.filters:
+                local.unsubscribe(filter_, watch)
+                self._tree.remove(filter_, route)
+
+    def session(self, member: Member, *, new: bool) -> None:
+        """`member` is connected; with a `new` session everything is sent, else what was missed."""
+        store = self._store
+        if store is None:
+            return
+        due = self._due.setdefault(member.lane, {})
+        if new:
+            for route in self._routes:
+                for filter_ in route.filters:
+                    due.update(dict.fromkeys(store.topics(filter_)))
+        if due:
+            self._send_soon(member.lane)
+
+    def missed(self, lane: Lane, topic: bytes) -> None:
+        """What is retained in `topic` has changed, and `lane` had no connection to say so."""
+        due = self._due.setdefault(lane, {})
+        if topic in due or len(due) < REMEMBERED_TOPICS:
+            due[topic] = None
+        else:
+            self._connector.drops.add("retained_change", topic)
+
+    def stop(self) -> None:
+        """Send nothing more."""
+        self._due.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _send_soon(self, lane: Lane) -> None:
+        if lane not in self._running:
+            self._running.add(lane)
+            asyncio.get_running_loop().call_soon(self._step, lane)
+
+    def _step(self, lane: Lane) -> None:
+        """Send some of what is due on `lane`; without a connection it stays due."""
+        self._running.discard(lane)
+        due = self._due.get(lane)
+        if not due or lane.link is None:
+            return
+        if lane.queued >= MOST_WAITING or lane.full:
+            if self._timer is None or not self._timer.active:
+                at = clock.monotonic() + PAUSE_S
+                self._timer = self._connector.reactor.wheel.at(at, self._go_on)
+            return
+        for topic in list(due)[:TOPICS_PER_STEP]:
+            del due[topic]
+            self._send(lane, topic)
+        if due:
+            self._send_soon(lane)
+
+    def _go_on(self) -> None:
+        for lane in self._due:
+            self._send_soon(lane)
+
+    def _send(self, lane: Lane, topic: bytes) -> None:
+        store = self._store
+        assert store is not None
+        message = store.get(topic)
+        for route in dict.fromkeys(self._tree.match(topic)):
+            for outlet in outlets(route, topic):
+                if outlet.lane is not lane:
+                    continue
+                if message is not None:
+                    outlet.send(message.flags, message.properties, message.payload, None)
+                else:
+                    outlet.send(DELETION, b"", b"", None)
+
+
+DELETION = 1 << 1 | 1
+"""The flags of a retained message without payload that must arrive: QoS 1."""
+
+
+def outlets(route: RetainedRoute, topic: bytes) -> list[LaneOutlet]:
+    """The ways of `route` for retained messages of `topic` that leave with the retain flag."""
+    plan = Plan()
+    route.resolve(topic, [], plan, None)
+    return [
+        outlet
+        for outlet in plan.retaining
+        if isinstance(outlet, LaneOutlet) and outlet.first[DELETION] & 1
+    ]
+
+
+class _Watch:
+    """The subscriber that sees the retained messages of one route."""
+
+    def __init__(self, sync: RetainedSync, route: RetainedRoute) -> None:
+        self._sync = sync
+        self._route = route
+
+    def resolve(self, topic: bytes, options: list[Any], plan: Plan, origin: Origin | None) -> None:
+        """Watch the changes of `topic`."""
+        del options, origin
+        ways = outlets(self._route, topic)
+        if ways:
+            plan.add(ChangeOutlet(self._sync, topic, ways, KEEP))
+
+
+class ChangeOutlet(Outlet):
+    """Sees retained messages of one topic, and notes those that cannot be sent now."""
+
+    __slots__ = ("_flags", "_sync", "_topic", "_ways")
+
+    def __init__(
+        self, sync: RetainedSync, topic: bytes, ways: list[LaneOutlet], flags: tuple[int, ...]
+    ) -> None:
+        super().__init__(ways[0].echo_key, retains=True)
+        self._sync = sync
+        self._topic = topic
+        self._ways = ways
+        self._flags = flags
+
+    def send(self, flags: int, properties: bytes, payload: bytes, receipt: Receipt | None) -> None:
+        """Note the topic if a way of it has no connection and queues no QoS 0."""
+        del properties, payload, receipt
+        for way in self._ways:
+            if way.lane.link is None and way.first[self._flags[flags]] < 0x32:
+                self._sync.missed(way.lane, self._topic)
+
+    def with_flags(self, table: tuple[int, ...]) -> ChangeOutlet:
+        """The same for messages whose flags are first mapped by `table`."""
+        return ChangeOutlet(self._sync, self._topic, self._ways, compose(table, self._flags))

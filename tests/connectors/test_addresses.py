@@ -1,0 +1,193 @@
+"""Several addresses: which is used when, and when a backup is left."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import pytest_asyncio
+
+from mosquitto import free_port
+from raw import (
+    CONNECT,
+    DISCONNECT,
+    PUBACK,
+    PUBLISH,
+    PUBREL,
+    FarSide,
+    Raw,
+    ack_packet,
+    packet,
+    parse_hello,
+    until,
+)
+from running import back, bridge, out
+
+SOON = {"every": "100ms", "successes": 3}
+
+
+@pytest_asyncio.fixture
+async def backup():
+    side = FarSide()
+    await side.start()
+    yield side
+    await side.stop()
+
+
+def two(first: int, second: int, **how):
+    return bridge(
+        0, routes={"out": out("out/#")}, url=[f"127.0.0.1:{first}", f"127.0.0.1:{second}"],
+        client_id="me", failback=SOON, **how,
+    )  # fmt: skip
+
+
+async def test_the_first_address_is_used_while_it_works(isthmus, far, backup, monkeypatch):
+    monkeypatch.setattr("isthmus.connectors.member.STABLE_AFTER_S", 0.0)
+    near = await isthmus(two(far.port, backup.port))
+    there, _ = await far.client()
+    await near.connected()
+    there.close()
+    await far.client()
+    await until(lambda: near.status()["connects"] == 2)
+    assert backup._accepted.empty()
+
+
+async def test_a_backup_is_left_after_several_connacks_of_the_first(isthmus, far, backup):
+    port = far.port
+    far.stop_listening()
+    near = await isthmus(two(port, backup.port))
+    there, hello = await backup.client()
+    assert hello.client_id == "me"
+    await near.connected()
+    assert near.status()["address"] == f"mqtt://127.0.0.1:{backup.port}"
+    await far.start()
+    seen = []
+    for code in (0, 0, 0x88, 0, 0, 0):
+        probe, hello = await far.client(code=code)
+        seen.append(hello.client_id)
+        assert hello.clean
+        assert "session_expiry" not in hello.properties
+        if not code:
+            assert (await probe.expect(DISCONNECT)).code == 0
+            assert len(seen) == 6 or near.status()["address"].endswith(str(backup.port))
+    # A refusal in between starts the count anew; the id is not that of the connection.
+    assert set(seen) == {"me-probe"}
+    assert (await there.expect(DISCONNECT)).code == 0
+    _, hello = await far.client()
+    assert (hello.client_id, hello.clean) == ("me", False)
+    await near.connected()
+    assert near.status()["address"] == f"mqtt://127.0.0.1:{port}"
+
+
+async def test_an_open_port_without_connack_is_no_reason_to_leave(isthmus, far, backup):
+    port = far.port
+    far.stop_listening()
+    near = await isthmus(two(port, backup.port, connect_timeout="300ms"))
+    await backup.client()
+    await near.connected()
+    await far.start()
+    for _ in range(4):
+        raw = await far.accept()
+        await raw.expect(CONNECT)
+        raw.close()
+    assert near.status()["state"] == "connected"
+    assert near.status()["connects"] == 1
+
+
+async def test_round_robin_stays_on_what_works(isthmus, far, backup):
+    port = far.port
+    far.stop_listening()
+    near = await isthmus(two(port, backup.port, round_robin=True))
+    await backup.client()
+    await near.connected()
+    await far.start()
+    await asyncio.sleep(0.5)  # five times as long as the first address would be tried after
+    assert far._accepted.empty()
+    assert near.status()["connects"] == 1
+
+
+async def test_the_version_that_one_address_refuses_is_used_at_the_other(isthmus, far, backup):
+    port = far.port
+    far.stop_listening()
+    near = await isthmus(two(port, backup.port))
+    levels = []
+    for _ in range(2):
+        raw = await backup.accept()
+        levels.append(parse_hello((await raw.expect(CONNECT)).body).level)
+        raw.send(packet(0x20, b"\0\x01"))
+        raw.close()
+    there, hello = await backup.client()
+    assert [*levels, hello.level] == [5, 0x84, 4]
+    await near.connected()
+    await far.start()
+    await asyncio.sleep(0)
+    there.close()
+    _, hello = await far.client()
+    assert hello.version == 5
+
+
+@pytest.mark.parametrize("present", [True, False])
+async def test_what_was_on_its_way_to_one_address_is_new_at_the_other(
+    isthmus, far, backup, present
+):
+    """An old session there may hold the same packet identifiers for other messages."""
+    near = await isthmus(two(far.port, backup.port))
+    there, _ = await far.client()
+    here = await near.client("here")
+    here.publish("out/1", "one", 1)
+    here.publish("out/2", "two", 2)
+    first, second = await there.expect(PUBLISH), await there.expect(PUBLISH)
+    far.stop_listening()
+    there.close()
+    there, _ = await backup.client(session_present=present)
+    again = await there.expect(PUBLISH)
+    assert (again.payload, again.qos, again.dup) == (b"one", 1, False)
+    there.send(ack_packet(PUBACK, again.packet_id))
+    if present:
+        # The identifier is freed before it is used for a message that must come once.
+        freed = await there.expect(PUBREL)
+        third = await there.expect(PUBLISH)
+        assert freed.packet_id == third.packet_id
+    else:
+        third = await there.expect(PUBLISH)
+    assert (third.payload, third.qos, third.dup) == (b"two", 2, False)
+    assert (first.payload, second.payload) == (b"one", b"two")
+
+
+async def test_real_brokers_primary_down_and_up_again(isthmus, mosquitto, tmp_path):
+    first, second = await mosquitto(), await mosquitto()
+    configuration = two(first.port, second.port)
+    configuration["routes"]["in"] = back("in/#")
+    near = await isthmus(configuration)
+    await near.connected()
+    here = await near.client("here")
+    await here.subscribe("in/#", qos=1)
+    first.kill()
+    await until(lambda: near.status()["address"].endswith(str(second.port)))
+    await near.connected()
+    there = await Raw.client(second.port, "there")
+    await there.subscribe("out/#", qos=1)
+    assert await here.published("out/x", "over the backup") == 0
+    assert (await there.message()).payload == b"over the backup"
+    assert await there.published("in/x", "back") in (0, 0x10)
+    assert (await here.message()).payload == b"back"
+    await first.start()
+    await until(lambda: near.status()["address"].endswith(str(first.port)))
+    await near.connected()
+    there = await Raw.client(first.port, "there")
+    await there.subscribe("out/#", qos=1)
+    assert await here.published("out/x", "over the first") == 0
+    assert (await there.message()).payload == b"over the first"
+    assert "me-probe" in first.log.read_text()
+
+
+async def test_every_address_is_named_when_none_answers(isthmus, caplog):
+    one, other = free_port(), free_port()
+    near = await isthmus(two(one, other))
+    await until(lambda: near.status()["state"] == "waiting")
+    await until(
+        lambda: all(
+            any(f"127.0.0.1:{port}" in record.getMessage() for record in caplog.records)
+            for port in (one, other)
+        )
+    )

@@ -1,0 +1,248 @@
+"""Subscriptions of a pool: who asks for what, how fast, and what becomes of refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+
+import pytest
+
+from isthmus.app.settings import Settings
+from isthmus.connectors.ownership import owners
+from raw import (
+    CONNECT,
+    PUBLISH,
+    SUBSCRIBE,
+    UNSUBSCRIBE,
+    FarSide,
+    Raw,
+    grant,
+    packet,
+    parse_hello,
+    read_properties,
+    until,
+)
+from running import back, bridge, out
+
+
+def names(request) -> list[str]:
+    body, at = request.body, 2
+    at = read_properties(body, at)[1]
+    found = []
+    while at < len(body):
+        size = struct.unpack_from(">H", body, at)[0]
+        found.append(body[at + 2 : at + 2 + size].decode())
+        at += 3 + size
+    return found
+
+
+def owned(filters: list[str], members: int) -> dict[str, int | None]:
+    found = owners([name.encode() for name in filters], members)
+    return {name.decode(): owner for name, owner in found.items()}
+
+
+def test_filters_are_spread_and_each_has_one_owner():
+    filters = [f"plant/{number}/#" for number in range(4000)]
+    found = owned(filters, 16)
+    assert list(found) == filters
+    counts = [list(found.values()).count(member) for member in range(16)]
+    assert min(counts) > 180
+    assert max(counts) < 320
+    assert owned(filters, 16) == found
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("a/+", "+/b"), ("a/#", "+/b/c"), ("a/+/c", "a/b/#"), ("a/#", "+"), ("#", "x/y"),
+        ("+/+/z", "p/q/#"), ("a/b/#", "a/b"),
+    ],
+)  # fmt: skip
+def test_filters_that_one_topic_can_match_have_the_same_owner(one, other):
+    """Else a message of that topic would come over two connections."""
+    rest = [f"far/{number}" for number in range(50)]
+    for filters in ([one, *rest, other], [other, *rest, one]):
+        found = owned(filters, 7)
+        assert found[one] == found[other]
+
+
+def test_shared_filters_belong_to_every_member():
+    assert owned(["$share/g/a/#", "a/b"], 3)["$share/g/a/#"] is None
+
+
+async def test_each_member_subscribes_to_its_part(isthmus, far):
+    filters = [f"in/{number}" for number in range(60)]
+    near = await isthmus(bridge(far.port, routes={"in": back(*filters, "$share/g/s/#")}, pool=4))
+    seen: list[str] = []
+    for _ in range(4):
+        there, _ = await far.client()
+        asked = [name for name, _ in await grant(there)]
+        assert "$share/g/s/#" in asked
+        seen += [name for name in asked if name != "$share/g/s/#"]
+        assert len(asked) > 4
+    assert sorted(seen) == sorted(filters)
+    await near.connected()
+    statistics = near.cloud.statistics()
+    assert sum(member["filters"] for member in statistics["members"]) == 64
+    assert len(statistics["subscribed"]) == 61
+
+
+async def test_messages_come_once_over_a_pool_with_a_real_broker(isthmus, mosquitto):
+    """Mosquitto sends one copy on a connection of MQTT 3.1.1, but one on each connection."""
+    far = await mosquitto()
+    routes = {"in": back("in/+/x", "in/1/+", *[f"more/{number}" for number in range(30)])}
+    near = await isthmus(bridge(far.port, routes=routes, pool=4, version="3.1.1"))
+    await near.connected()
+    here = await near.client("here")
+    await here.subscribe("#", qos=1)
+    there = await Raw.client(far.port, "there")
+    for topic in ["in/1/x", *[f"more/{number}" for number in range(30)]]:
+        await there.published(topic, topic)
+        found = await here.message()
+        assert found.topic == topic
+    assert await here.arrived() == []
+
+
+class OneAfterTheOther(FarSide):
+    """A far side that takes 20 ms for each SUBACK, one after the other, of all its clients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: asyncio.Queue[tuple[Raw, bytes, int]] = asyncio.Queue()
+        self.filters: set[str] = set()
+        self.most_waiting = 0
+        self.granted = 0
+
+    async def serve(self, raw: Raw) -> None:
+        raw.version = parse_hello((await raw.expect(CONNECT)).body).version
+        raw.send(packet(0x20, b"\0\0\0"))
+        while True:
+            asked = await raw.packet()
+            if asked.kind == SUBSCRIBE:
+                found = names(asked)
+                self.filters.update(found)
+                self.requests.put_nowait((raw, asked.body[:2], len(found)))
+
+    async def answer(self) -> None:
+        while True:
+            raw, packet_id, count = await self.requests.get()
+            self.most_waiting = max(self.most_waiting, self.requests.qsize())
+            await asyncio.sleep(0.02)
+            raw.send(packet(0x90, packet_id + b"\0" + bytes([1]) * count))
+            self.granted += count
+
+
+async def test_16_connections_with_2000_filters_each_are_subscribed_in_under_5_s(isthmus):
+    side = OneAfterTheOther()
+    await side.start()
+    filters = [f"plant/{number}/+/state" for number in range(32_000)]
+    settings = Settings.model_validate(
+        {
+            "listeners": [{"bind": "127.0.0.1:0"}],
+            **bridge(side.port, routes={"in": back(*filters)}, pool=16),
+        }
+    )
+    began = time.monotonic()
+    near = await isthmus(settings)
+    tasks = [asyncio.create_task(side.answer())]
+    try:
+        for _ in range(16):
+            raw = await side.accept()
+            tasks.append(asyncio.create_task(side.serve(raw)))
+        cloud = near.cloud
+        await until(lambda: side.granted == 32_000)
+        await until(lambda: sum(one["filters"] for one in counts(cloud)) == 32_000)
+        assert time.monotonic() - began < 5.0
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await side.stop()
+    assert len(side.filters) == 32_000
+    assert side.most_waiting > 16  # of one connection several are asked at once
+
+
+def counts(cloud) -> list[dict[str, int]]:
+    return [{"filters": cloud.subscriptions.counts(member.index)[0]} for member in cloud.members]
+
+
+async def test_a_refused_filter_is_asked_for_again(isthmus, far, monkeypatch, caplog):
+    monkeypatch.setattr("isthmus.connectors.member.ASK_AGAIN_MIN_S", 0.1)
+    near = await isthmus(bridge(far.port, routes={"in": back("a/#", "secret/#", "$share/g/s")}))
+    there, _ = await far.client()
+    await grant(there, 1, 0x87, 0x9E)
+    # What will never be granted here waits for the next connection.
+    assert await grant(there, 0x87) == [("secret/#", 0x1E)]
+    assert await grant(there, 1) == [("secret/#", 0x1E)]
+    await until(lambda: near.cloud.statistics()["subscribed"]["secret/#"] == 1)
+    assert near.status()["filters"] == 2
+    assert near.status()["filters_refused"] == 1
+    assert near.cloud.statistics()["subscribed"]["$share/g/s"] == 0x9E
+    errors = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert len(errors) == 2  # the same refusal is logged once
+
+
+async def test_subscriptions_that_change_are_brought_up_to_date_in_one_go(isthmus, far):
+    routes = {"in": back("a/#", "b"), "out": out("out/#")}
+    near = await isthmus(bridge(far.port, routes=routes))
+    there, _ = await far.client()
+    await grant(there)
+    await near.connected()
+    route = near.app.routes["in"]
+    cloud = near.cloud
+    for number in range(20):
+        cloud.subscribe(b"c/%d" % number, route, 1)
+    cloud.unsubscribe(b"b", route)
+    assert len(await grant(there)) == 20
+    gone = await there.expect(UNSUBSCRIBE)
+    assert gone.body[2:] == b"\0\0\1b"
+    there.send(packet(0xB0, gone.body[:2] + b"\0\0"))
+    cloud.subscribe(b"a/#", route, 0)  # asks for no more than there is
+    cloud.unsubscribe(b"c/0", route)
+    cloud.subscribe(b"c/0", route, 1)
+    here = await near.client("here")
+    here.publish("out/x", "1", 1)
+    assert (await there.packet()).kind == PUBLISH
+    assert near.status()["filters"] == 21
+
+
+async def test_an_mqtt_3_session_that_is_kept_is_not_subscribed_again(isthmus, far):
+    """A SUBSCRIBE would bring all retained messages once more."""
+    how = {"version": "3.1.1", "client_id": "me"}
+    routes = {"in": back("in/#"), "out": out("out/#")}
+    near = await isthmus(bridge(far.port, routes=routes, bridge_bit=False, **how))
+    there, _ = await far.client()
+    await grant(there)
+    await near.connected()
+    there.close()
+    there, _ = await far.client(session_present=True)
+    here = await near.client("here")
+    here.publish("out/x", "1", 1)
+    assert (await there.packet()).kind == PUBLISH
+
+
+async def test_the_first_connection_of_a_process_brings_what_is_retained(isthmus, far, tmp_path):
+    """The far side knows the session, this process knows no retained message any more."""
+    near = await isthmus(bridge(far.port, routes={"in": back("in/#")}, client_id="me"))
+    there, _ = await far.client(session_present=True)
+    assert await grant(there) == [("in/#", 0x0E)]
+    await near.connected()
+    there.close()
+    there, _ = await far.client(session_present=False)
+    assert await grant(there) == [("in/#", 0x1E)]
+
+
+async def test_a_pool_says_how_much_of_it_is_connected(isthmus, far, caplog):
+    caplog.set_level("INFO")
+    near = await isthmus(bridge(far.port, routes={"in": back("in/#")}, pool=3))
+    for _ in range(2):
+        await far.client()
+    await until(lambda: near.cloud.statistics()["status"] == "connecting: 2 of 3 connected")
+    third, _ = await far.client()
+    await until(lambda: near.cloud.statistics()["status"] == "connected")
+    third.close()
+    await until(lambda: near.cloud.statistics()["state"] == "degraded")
+    lines = [record.getMessage() for record in caplog.records]
+    assert "connector cloud: degraded: 2 of 3 connected" in lines
+    assert "connector cloud: connected" in lines
