@@ -74,7 +74,8 @@ class LocalProtocolError(MQTTError):
 class ConnectError(IsthmusError):
     """A connection to a far service could not be made.
 
-    `step` is one of "name", "tcp", "tls", "connack", "timeout"; `hint` says what to try.
+    `step` is one of "name", "tcp", "unix", "proxy", "tls", "websocket", "connack", "timeout";
+    `hint` says what to try.
     """
 
     def __init__(self, step: str, text: str, *, hint: str = "", reason: int | None = None) -> None:

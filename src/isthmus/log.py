@@ -4,10 +4,14 @@ Client ids, topics and reasons come from outside. Control characters in them (a 
 begins a false entry, an escape sequence that rewrites a terminal) are written as escapes.
 """
 
+import errno
 import json
 import logging
+import os
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import IO, Literal
 
 LEVELS = {
@@ -22,6 +26,7 @@ _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)
 _ESCAPES |= {0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 _ROOT = "isthmus"
+_SYSLOG = "/dev/log"
 
 
 def escape(text: str) -> str:
@@ -61,18 +66,49 @@ def configure(
     level: str = "info",
     format: Literal["text", "json"] = "text",  # noqa: A002 - the name of the configuration key
     stream: IO[str] | None = None,
+    *,
+    to: Sequence[str] = ("stderr",),
+    file: Path | None = None,
+    syslog_facility: str = "daemon",
 ) -> None:
-    """Send the entries of Isthmus to `stream` (standard error); replaces an earlier set-up.
+    """Send the entries of Isthmus to `stream`, or to where the settings say.
+
+    Replaces an earlier set-up. The arguments are the keys of the `log` section.
 
     Raises:
         KeyError: `level` is none of `LEVELS`.
+        OSError: `file` cannot be written, or there is no syslog; `filename` says which.
     """
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JSONFormatter() if format == "json" else TextFormatter())
+    if stream is not None:
+        handlers: list[logging.Handler] = [logging.StreamHandler(stream)]
+    else:
+        handlers = list(_handlers(to, file, syslog_facility))
+    for handler in handlers:
+        handler.setFormatter(JSONFormatter() if format == "json" else TextFormatter())
     logger = logging.getLogger(_ROOT)
-    logger.handlers[:] = [handler]
+    for old in logger.handlers:
+        old.close()
+    logger.handlers[:] = handlers or [logging.NullHandler()]
     logger.setLevel(LEVELS[level])
     logger.propagate = False
+
+
+def _handlers(to: Sequence[str], file: Path | None, facility: str) -> Iterator[logging.Handler]:
+    if "stderr" in to:
+        yield logging.StreamHandler(sys.stderr)
+    if "stdout" in to:
+        yield logging.StreamHandler(sys.stdout)
+    # The handlers of files and of syslog cost half a MiB that few need.
+    if "syslog" in to:
+        from logging.handlers import SysLogHandler
+
+        if not Path(_SYSLOG).exists():  # the handler would only complain at each entry
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), _SYSLOG)
+        yield SysLogHandler(_SYSLOG, SysLogHandler.facility_names[facility])
+    if file is not None:
+        from logging.handlers import WatchedFileHandler
+
+        yield WatchedFileHandler(file)
 
 
 def _name(record: logging.LogRecord) -> str:

@@ -150,7 +150,9 @@ def test_schema_as_a_page(monkeypatch, capsys) -> None:
     assert "| `url` |" in page
 
 
-@pytest.mark.parametrize("name", ["run", "check", "pub", "sub", "test", "schema", "demo"])
+@pytest.mark.parametrize(
+    "name", ["run", "check", "explain", "pub", "sub", "test", "schema", "demo"]
+)
 def test_every_command_has_help(monkeypatch, capsys, name: str) -> None:
     assert run(monkeypatch, name, "--help") == 0
     assert "Usage: isthmus" in capsys.readouterr().out

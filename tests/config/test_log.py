@@ -3,7 +3,10 @@
 import io
 import json
 import logging
+import socket
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,3 +68,38 @@ def test_a_second_set_up_replaces_the_first() -> None:
 
 def test_ordinary_text_stays_as_it_is() -> None:
     assert log.escape("sensor/1 Grüße ✓") == "sensor/1 Grüße ✓"
+
+
+def test_entries_go_where_they_should(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = str(tmp_path / "log")
+    monkeypatch.setattr("isthmus.log._SYSLOG", address)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
+        syslog.bind(address)
+        syslog.settimeout(5)
+        file = tmp_path / "isthmus.log"
+        log.configure(to=("stdout", "syslog"), file=file, syslog_facility="local3")
+        logging.getLogger("isthmus.test").warning("here")
+        assert syslog.recv(1000).startswith(b"<156>")  # local3 is 19 * 8, a warning 4
+        assert "WARNING test: here" in file.read_text()
+        out, errors = capsys.readouterr()
+        assert ("here" in out, errors) == (True, "")
+        file.rename(tmp_path / "isthmus.log.1")
+        logging.getLogger("isthmus.test").warning("there")
+        assert "there" in file.read_text()
+    capsys.readouterr()
+    log.configure(to=())
+    logging.getLogger("isthmus.test").error("nowhere")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_log_that_cannot_be_written_is_an_error_with_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("isthmus.log._SYSLOG", str(tmp_path / "none"))
+    ways: list[dict[str, Any]] = [{"to": ("syslog",)}, {"file": tmp_path / "none" / "log"}]
+    for how in ways:
+        with pytest.raises(OSError, match="No such file") as caught:
+            log.configure(**how)
+        assert str(tmp_path) in str(caught.value.filename)

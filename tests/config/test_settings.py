@@ -33,6 +33,10 @@ def route(**values: Any) -> RouteSettings:
         ("[::1]:1883", "::1", 1883, False),
         ("mqtts://[fe80::1%eth0]", "fe80::1%eth0", 8883, True),
         ("10.0.0.1:65535", "10.0.0.1", 65535, False),
+        ("ws://h", "h", 80, False),
+        ("wss://[::1]/a/mqtt?x=y", "::1", 443, True),
+        ("unix:/run/mqtt.sock", "/run/mqtt.sock", 0, False),
+        ("mqtt+unix:///run/mqtt.sock", "/run/mqtt.sock", 0, False),
     ],
 )
 def test_addresses(url: str, host: str, port: int, tls: bool) -> None:
@@ -55,7 +59,11 @@ def test_addresses(url: str, host: str, port: int, tls: bool) -> None:
         ("ssl://h", "did you mean 'mqtts'"),
         ("tcp://h", "did you mean 'mqtt'"),
         ("mqqt://h", "did you mean 'mqtt'"),
-        ("wss://h/mqtt", "is not supported by connectors"),
+        ("ws://h/a b", "the path must not hold spaces"),
+        ("ws://u:p@h/x", "'username' and 'password'"),
+        ("https://h/mqtt", "did you mean 'wss'"),
+        ("unix:relative", "needs an absolute path"),
+        ("mqtt+unix://host/path", "needs an absolute path"),
         ("mqtt://h/mqtt", "has no path"),
         ("mqtt://h?x=1", "has no path"),
     ],
@@ -64,6 +72,21 @@ def test_wrong_addresses(url: str, problem: str) -> None:
     with pytest.raises(ValidationError) as caught:
         connector(url=url)
     assert problem in str(caught.value)
+
+
+def test_paths_of_websockets() -> None:
+    assert parse_address("ws://h").path == "/mqtt"
+    assert parse_address("ws://h/").path == "/mqtt"
+    assert parse_address("wss://h:8084/broker/mqtt?token=x").path == "/broker/mqtt?token=x"
+    assert parse_address("mqtt://h").path == ""
+
+
+def test_a_proxy_is_a_secret() -> None:
+    settings = connector(proxy="socks5://ann:CANARY@h")
+    assert settings.proxy_address is not None
+    assert (settings.proxy_address.username, settings.proxy_address.password) == ("ann", "CANARY")
+    assert "CANARY" not in repr(settings) + settings.model_dump_json()
+    assert connector(proxy="").proxy_address is None
 
 
 def test_connector_defaults() -> None:
@@ -115,6 +138,8 @@ def test_session_expiry_never() -> None:
             {"notifications": {"enabled": True, "topic": "a"}, "pool": 2},
             "as there are several connections",
         ),
+        ({"proxy": "ftp://CANARY@h"}, "use http:// or socks5://"),
+        ({"url": "unix:/x", "proxy": "http://h"}, "has no effect on a unix socket"),
         ({"password": "x", "version": "3.1.1"}, "needs a 'username' in MQTT 3.1.1"),
         ({"reconnect": {"min": 5, "max": 1}}, "must not be shorter than 'min'"),
         ({"keepalive": 1.5}, "must be whole seconds"),
@@ -151,7 +176,9 @@ def test_route_by_alias_and_by_name() -> None:
     [
         ({"topics": ["a/#/b"]}, "is no valid topic filter"),
         ({"topics": [""]}, "is no valid topic filter"),
-        ({"topics": ["!a/#"]}, "filters that exclude ('!') are not supported"),
+        ({"topics": ["!a/#"]}, "only takes topics out"),
+        ({"topics": ["a/#", "!a/#/b"]}, "is no valid topic filter"),
+        ({"topics": ["a/#", "!$share/g/a"]}, "cannot be shared"),
         ({"topic": "x/${tpic}"}, "did you mean 'topic'"),
         ({"topic": "x/${topic"}, "holds a '${' without its '}'"),
         ({"topic": "x/#"}, "must not hold the wildcards"),

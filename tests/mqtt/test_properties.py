@@ -101,12 +101,16 @@ def test_we_do_not_send_illegal_values(identifier: PropertyId, value: Any) -> No
 
 
 def test_a_flood_of_user_properties_is_refused() -> None:
-    """13 bytes of memory per byte received, before anyone has shown who they are."""
+    """13 bytes of memory per byte received, before anyone has shown who they are; and work."""
     block = b"\x26\0\0\0\0" * (properties.MAX_USER_PROPERTIES + 1)
     with pytest.raises(ProtocolViolation) as caught:
         decode(block, 0, len(block), PacketType.CONNECT)
     assert caught.value.reason == 0x97
-    assert scan(block).forward == block  # a PUBLISH carries them as they are
+    assert scan(block[5:]).forward == block[5:]  # a PUBLISH carries them as they are
+    for flood in (block, b"\x0b\1" * (properties.MAX_USER_PROPERTIES + 1)):
+        with pytest.raises(ProtocolViolation) as caught:
+            scan(flood)
+        assert caught.value.reason == 0x97
 
 
 @settings(max_examples=150, deadline=None)

@@ -77,3 +77,62 @@ def test_the_password_is_not_shown():
 def test_bind_that_is_a_port_alone():
     with pytest.raises(ValueError, match=r"such as 127\.0\.0\.1:1883"):
         ListenerSettings(bind=1883)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"bind": "unix:relative"}, "needs an absolute path"),
+        ({"bind": "unix:/" + "x" * 107}, "longer than 107 bytes"),
+        ({"path": "/x"}, "is only for 'transport: websocket'"),
+        ({"origins": ["*"]}, "is only for 'transport: websocket'"),
+        ({"transport": "websocket", "path": "mqtt"}, "must begin with /"),
+        ({"transport": "websocket", "path": "/a b"}, "must begin with /"),
+        ({"transport": "websocket", "origins": ["app.example"]}, "a site is scheme and host"),
+        ({"transport": "websocket", "origins": ["https://a/b"]}, "a site is scheme and host"),
+        ({"mode": "0660"}, "only for a bind of unix:"),
+        ({"bind": "unix:/x", "mode": "rw"}, "three octal digits"),
+        ({"bind": "unix:/x", "mode": 999}, "three octal digits"),
+        ({"trusted_proxies": ["10.0.0.0/8"]}, "needs 'proxy_protocol: true'"),
+        ({"proxy_protocol": True, "trusted_proxies": ["10.0.0.1/8"]}, "has host bits set"),
+        ({"proxy_protocol": "v3"}, "v2"),
+        ({"bind": "0.0.0.0:1", "proxy_protocol": True}, "anybody could claim any address"),
+    ],
+)
+def test_listeners_that_contradict_themselves(values, text):
+    with pytest.raises(ValidationError, match=text):
+        ListenerSettings(**{"bind": "127.0.0.1:1", **values})
+
+
+def test_a_unix_socket():
+    settings = ListenerSettings(bind="unix:/run/mqtt.sock", mode=666)
+    assert (settings.unix_path, settings.host, settings.port) == ("/run/mqtt.sock",) * 2 + (0,)
+    assert settings.loopback
+    assert int(settings.mode, 8) == 0o666
+    assert ListenerSettings(bind="127.0.0.1:1").unix_path is None
+
+
+def test_only_this_machine_is_trusted_by_itself():
+    settings = ListenerSettings(bind="127.0.0.1:1", proxy_protocol=True)
+    assert not settings.loopback  # others come through the load balancer
+    assert settings.proxy_networks == ("127.0.0.0/8", "::1/128")
+    settings = ListenerSettings(bind="*:1", proxy_protocol="v2", trusted_proxies=["10.0.0.7"])
+    assert settings.proxy_networks == ("10.0.0.7",)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "text"),
+    [
+        (TLSClientSettings, {"pkcs12": "a", "jks": "b"}, "cannot be combined with 'pkcs12'"),
+        (TLSClientSettings, {"pkcs12": "a", "certificate": "b"}, "is in the store already"),
+        (TLSClientSettings, {"jks": "a", "key": "b"}, "is in the store already"),
+        (TLSClientSettings, {"store_password": "a"}, "needs 'pkcs12' or 'jks'"),
+        (TLSClientSettings, {"min_version": "1.3", "max_version": "1.2"}, "must not be older"),
+        (TLSClientSettings, {"ca": {"contents": "x"}}, "ca"),
+        (TLSServerSettings, {}, "certificate: is required"),
+        (TLSServerSettings, {"certificate": "a", "crl": "b"}, "needs client_ca"),
+    ],
+)
+def test_tls_that_contradicts_itself(kind, values, text):
+    with pytest.raises(ValidationError, match=text):
+        kind(**values)

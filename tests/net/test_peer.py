@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from isthmus.net.peer import peer_network, peer_text
+from isthmus.net.peer import peer_network, peer_text, printable
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,7 @@ from isthmus.net.peer import peer_network, peer_text
 )
 def test_addresses(peername, text, network):
     assert (peer_text(peername), peer_network(peername)) == (text, network)
+
+
+def test_what_a_peer_said_does_nothing_to_a_terminal():
+    assert printable("a\x1b[2J\r\nb\u202e" + "x" * 200) == r"a\x1b[2J\r\nb\u202e" + "x" * 91

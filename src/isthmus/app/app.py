@@ -17,7 +17,10 @@ from isthmus.connectors.connector import Connector
 from isthmus.errors import ConfigError
 from isthmus.net.listener import Listener, listen
 from isthmus.net.reactor import Reactor
+from isthmus.routing.checked_as import CheckedAs
+from isthmus.routing.leg import Leg, legs
 from isthmus.routing.route import Route
+from isthmus.routing.table import RouteTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,11 +66,15 @@ class App:
         self.reactor = Reactor(poller=poller)
         self.broker = Broker(settings.broker, self.reactor, authenticator, access)
         self.sys_topics = SysTopics(self.broker)
+        self.legs = list(legs(settings.routes, settings.node))
         self.connectors = {name: self._connector(name, client_ids) for name in settings.connectors}
-        endpoints: dict[str, Endpoint] = {LOCAL: self.broker, **self.connectors}
-        self.routes = {
-            name: Route(name, route, endpoints[route.source], endpoints[route.to], settings.node)
-            for name, route in settings.routes.items()
+        self.endpoints: dict[str, Endpoint] = {LOCAL: self.broker, **self.connectors}
+        self.routes = {leg.name: self._route(leg) for leg in self.legs}
+        self.tables = {
+            name: RouteTable(
+                endpoint, [route for route in self.routes.values() if route.source is endpoint]
+            )
+            for name, endpoint in self.endpoints.items()
         }
         self.listeners: list[Listener] = []
         for connector in self.connectors.values():
@@ -75,9 +82,7 @@ class App:
 
     def _connector(self, name: str, client_ids: ClientIds) -> Connector:
         settings = self.settings.connectors[name]
-        queues = [
-            route.queue.max_bytes for route in self.settings.routes.values() if route.to == name
-        ]
+        queues = [leg.settings.queue.max_bytes for leg in self.legs if leg.target == name]
         return Connector(
             name,
             settings,
@@ -85,6 +90,15 @@ class App:
             client_ids,
             node=self.settings.node,
             **({"queue_bytes": max(queues)} if queues else {}),
+        )
+
+    def _route(self, leg: Leg) -> Route:
+        return Route(
+            leg,
+            self.endpoints[leg.source],
+            self.endpoints[leg.target],
+            node=self.settings.node,
+            checked_as=CheckedAs(leg, self.broker.rights, LOCAL) if leg.settings.check_as else None,
         )
 
     async def start(self) -> None:
@@ -96,17 +110,33 @@ class App:
         try:
             for number, settings in enumerate(self.settings.listeners):
                 where = f"listeners[{number}]"
-                self.listeners.append(listen(self.reactor, settings, self.broker.accept))
+                self.listeners.append(
+                    listen(
+                        self.reactor,
+                        settings,
+                        self.broker.accept,
+                        max_packet_size=self.settings.broker.max_packet_size,
+                    )
+                )
         except ConfigError as error:
             await self.close()
             raise type(error)(*(f"{where}.{text}" for text in error.problems)) from error
         for listener in self.listeners:
-            log.info("listening on %s", _address_text(*listener.address[:2]))
-        for route in self.routes.values():
-            route.start()
-            target = self.connectors.get(route.target.name)
-            if route.source is self.broker and target is not None:
-                target.retained_sync.add(route, self.broker, self.broker.retained)
+            log.info("listening on %s", listener.where)
+        for table in self.tables.values():
+            table.start()
+        for connector in self.connectors.values():
+            connector.retained_sync.watch(
+                (
+                    filter_
+                    for route in self.routes.values()
+                    if route.source is self.broker and route.target is connector
+                    for filter_ in route.leg.filters
+                ),
+                self.tables[LOCAL],
+                self.broker,
+                self.broker.retained,
+            )
         for connector in self.connectors.values():
             connector.start()
         self.sys_topics.start()
@@ -148,9 +178,7 @@ class App:
         self.sys_topics.stop()
         # Only the routes from here are stopped: a connector that unsubscribed would lose what the
         # far side keeps for its session until the next start.
-        for route in self.routes.values():
-            if route.source is self.broker:
-                route.stop()
+        self.tables[LOCAL].stop()
         self.broker.shutdown()
         for connector in self.connectors.values():
             await connector.stop()
@@ -160,10 +188,6 @@ class App:
         await asyncio.sleep(DRAIN_STEP_S)
         self.reactor.close()
         self.broker.authenticator.close()
-
-
-def _address_text(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def prepare_folder(folder: Path | None) -> None:

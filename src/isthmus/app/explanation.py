@@ -8,15 +8,16 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING
 
-from isthmus.routing.topic_map import TopicMap
+from isthmus.errors import MQTTError
+from isthmus.routing.leg import Leg, legs
+from isthmus.routing.rings import echoes, rings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from isthmus.app.settings import Settings
     from isthmus.connectors.settings import ConnectorSettings
     from isthmus.net.settings import ListenerSettings
-    from isthmus.routing.settings import RouteSettings
 
 LOCAL = "local"
 
@@ -40,10 +41,13 @@ def explain(settings: Settings) -> Iterator[str]:
             yield f"  Everybody on the way to {connector.host} can read the password: use mqtts://."
     if not settings.routes:
         yield "There are no routes: messages stay between the clients of this broker."
-    for name, route in settings.routes.items():
-        yield f"Route {name}, from {route.source} to {route.to}: {_mapping(route, settings.node)}."
-        yield f"  {_qos(route)}; {_retain(route.retain)}."
-        yield f"  {_safety(route)}."
+    directions = list(legs(settings.routes, settings.node))
+    for leg in directions:
+        yield f"Route {leg.route}, from {leg.source} to {leg.target}: {_mapping(leg)}."
+        yield f"  {_qos(leg)}; {_retain(leg.settings.retain)}."
+        yield f"  {_safety(leg)}."
+        yield from _particulars(leg)
+    yield from _circles(settings, directions)
 
 
 def _listener(settings: ListenerSettings) -> str:
@@ -54,6 +58,10 @@ def _listener(settings: ListenerSettings) -> str:
         text = f"{settings.bind} with TLS, showing a certificate signed by {tls.client_ca}"
     else:
         text = f"{settings.bind} with TLS"
+    if settings.transport == "websocket":
+        text += f", by WebSocket at {settings.path}"
+    if settings.proxy_protocol:
+        text += f", behind a load balancer ({', '.join(settings.proxy_networks)})"
     return f"{text}, from this machine only" if settings.loopback else text
 
 
@@ -88,10 +96,15 @@ def _connector(settings: ConnectorSettings) -> str:
         pool = "one connection for each client id of this node"
     else:
         pool = "one connection" if settings.pool == 1 else f"{settings.pool} connections"
-    parts = [f"{pool} to {settings.host} port {settings.port}", _security(settings)]
+    where = f"{settings.host} port {settings.port}" if settings.port else f"unix:{settings.host}"
+    parts = [f"{pool} to {where}", _security(settings)]
+    if settings.address.path:
+        parts.insert(1, f"by WebSocket at {settings.address.path.partition('?')[0]}")
     backups = ", then ".join(str(address) for address in settings.addresses[1:])
     if backups:
         parts.append(f"if that fails {backups}")
+    if settings.proxy_address is not None:
+        parts.append(f"through the proxy {settings.proxy_address}")
     version = f"MQTT {settings.version}"
     parts.append(f"{version}, or 3.1.1 if that is refused" if settings.version == "5" else version)
     if settings.username is None:
@@ -111,40 +124,62 @@ def _security(settings: ConnectorSettings) -> str:
     text = f"TLS verified with {roots}"
     if tls is not None and not tls.verify_hostname:
         text += " (but for any host name)"
-    if tls is not None and tls.certificate is not None:
-        text += f", showing {tls.certificate}"
+    shown = None if tls is None else tls.certificate or tls.store
+    if shown is not None:
+        text += f", showing {shown}"
     return text
 
 
-def _mapping(route: RouteSettings, node: str) -> str:
-    filters = " and ".join([", ".join(route.topics[:-1]), route.topics[-1]]).removeprefix(" and ")
-    if route.source == LOCAL:
+def _mapping(leg: Leg) -> str:
+    filters = _listed(_texts(leg.subscribed))
+    if leg.source == LOCAL:
         text = f"what clients of this broker publish on {filters}"
     else:
-        text = f"what {route.source} sends on {filters}"
-    text += " goes to the clients of this broker" if route.to == LOCAL else f" goes to {route.to}"
-    if not route.maps_topics:
+        text = f"what {leg.source} sends on {filters}"
+    if leg.selection.excluded:
+        sides = f" here at {leg.target}" if leg.back else ""
+        text += f", but not {_listed(_texts(leg.selection.excluded))}{sides},"
+    text += (
+        " goes to the clients of this broker" if leg.target == LOCAL else f" goes to {leg.target}"
+    )
+    topics = leg.topics
+    if not topics.changes:
         return f"{text}, on the same topic"
-    topics = TopicMap.of(route, node)
-    before = _sample(route)
-    after = topics.apply(before.encode(), "CLIENTID", "USERNAME").decode()
-    if route.strip:
-        text += f", with {route.strip} taken from the front"
+    taken = topics.strip
+    if taken:
+        text += f", with {taken} taken from the front"
     if str(topics) != "${topic}":
         text += f", as {topics}"
+    before = _sample(leg.filters[0])
+    try:
+        after = topics.apply(
+            before.encode(),
+            leg.filters[0],
+            client_id="CLIENTID",
+            username="USERNAME",
+            connection="CONNECTION",
+        ).decode()
+    except MQTTError:
+        return text  # only longer topics have what it names
     return f"{text}: {before} becomes {after}"
 
 
-def _sample(route: RouteSettings) -> str:
-    """A topic that the route takes."""
-    wanted = route.topics[0]
-    if wanted.startswith("$share/"):
-        wanted = wanted.split("/", 2)[2]
-    levels = wanted.split("/")
+def _texts(filters: Sequence[bytes]) -> list[str]:
+    return [filter_.decode() for filter_ in filters]
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return " and ".join([", ".join(texts[:-1]), texts[-1]]).removeprefix(" and ")
+
+
+def _sample(filter_: bytes) -> str:
+    """A topic that the filter matches."""
+    levels = filter_.decode().split("/")
     return "/".join({"+": "a", "#": "b"}.get(level, level) for level in levels)
 
 
-def _qos(route: RouteSettings) -> str:
+def _qos(leg: Leg) -> str:
+    route = leg.settings
     if route.qos != "keep":
         return f"Every message leaves with QoS {route.qos}"
     if route.max_qos is not None and route.max_qos < 2:
@@ -160,14 +195,15 @@ def _retain(retain: str) -> str:
     }[retain]
 
 
-def _safety(route: RouteSettings) -> str:
-    publisher = "Their publisher" if route.source == LOCAL else route.source
-    if route.to == LOCAL:
+def _safety(leg: Leg) -> str:
+    route, target = leg.settings, leg.target
+    publisher = "Their publisher" if leg.source == LOCAL else leg.source
+    if target == LOCAL:
         return f"{publisher} gets the acknowledgement when this broker has the message"
     if route.qos == 0 or route.max_qos == 0:
         return (
             f"{publisher} gets the acknowledgement at once, as the messages leave with QoS 0: "
-            f"they are dropped while {route.to} is away"
+            f"they are dropped while {target} is away"
         )
     if route.durability == "memory":
         text = (
@@ -175,15 +211,53 @@ def _safety(route: RouteSettings) -> str:
             "what waits there is lost with the process"
         )
     else:
-        text = (
-            f"{publisher} gets the acknowledgement of QoS 1 and 2 when {route.to} has sent its own"
-        )
+        text = f"{publisher} gets the acknowledgement of QoS 1 and 2 when {target} has sent its own"
     waits = "is dropped" if route.qos == "keep" else "waits in memory"
-    return f"{text}; QoS 0 {waits} while {route.to} is away"
+    return f"{text}; QoS 0 {waits} while {target} is away"
+
+
+def _particulars(leg: Leg) -> Iterator[str]:
+    """What a route has that most have not."""
+    route = leg.settings
+    if route.connection is not None and not leg.back:
+        yield f"  Messages leave by the connection with the client id {route.connection}."
+    if route.check_as is not None:
+        yield f"  Only what user {route.check_as} may do is done; the rest is refused and counted."
+    if route.priority or route.stop:
+        text = f"  It comes with priority {route.priority}"
+        if route.stop:
+            text += ", and what it takes is not taken by routes that come after it"
+        yield f"{text}."
+
+
+def _circles(settings: Settings, directions: list[Leg]) -> Iterator[str]:
+    """What can go round or come back."""
+
+    def place(endpoint: str) -> object:
+        connector = settings.connectors.get(endpoint)
+        return endpoint if connector is None else (connector.host.lower(), connector.port)
+
+    for ring in rings(directions, place, LOCAL):
+        way = ", ".join(f"{leg.name} ({leg.source} to {leg.target})" for leg in ring)
+        text = "A ring" if len(ring) > 1 else "A ring of one"
+        far = sorted({leg.target for leg in ring} - {LOCAL})
+        same = f"; {' and '.join(far)} are one service" if len(far) > 1 else ""
+        yield (
+            f"{text}: messages can go round for ever by {way}{same}. "
+            "Use other topics on one of the ways, or exclude them with '!'."
+        )
+    for out, back in echoes(directions, LOCAL):
+        connector = settings.connectors[out.target]
+        if connector.version != "5":
+            yield (
+                f"What goes to {out.target} by {out.name} comes back once by {back.name}, unless "
+                f"{connector.host} is Mosquitto or Isthmus: MQTT {connector.version} cannot say "
+                "that we do not want our own messages."
+            )
 
 
 def _near(host: str) -> bool:
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        return host == "localhost" or host.startswith("/") or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False

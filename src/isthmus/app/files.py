@@ -6,6 +6,10 @@ without its key is found by `isthmus check`, and not by the first connection tha
 
 from __future__ import annotations
 
+import logging
+import os
+import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isthmus.auth.acl import AccessList
@@ -18,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from isthmus.app.settings import Settings
+
+log = logging.getLogger("isthmus.app")
 
 
 def load_files(settings: Settings) -> tuple[AccessList | None, PasswordFile | None]:
@@ -43,7 +49,24 @@ def load_files(settings: Settings) -> tuple[AccessList | None, PasswordFile | No
         problems += error.problems
     if problems:
         raise ConfigError(*problems)
+    for key, path in _secret_files(settings):
+        if os.name == "posix" and path.stat().st_mode & stat.S_IROTH:
+            log.warning("%s: %s may be read by every user of this machine; chmod o-rwx", key, path)
     return access, passwords
+
+
+def _secret_files(settings: Settings) -> Iterator[tuple[str, Path]]:
+    """Yield the files that nobody else should read, with the keys that name them."""
+    if settings.auth.password_file is not None:
+        yield "auth.password_file", settings.auth.password_file
+    owners = (
+        *((f"listeners[{number}]", one.tls) for number, one in enumerate(settings.listeners)),
+        *((f"connectors.{name}", one.tls) for name, one in settings.connectors.items()),
+    )
+    for owner, tls in owners:
+        key = None if tls is None else tls.key or tls.certificate
+        if isinstance(key, Path) and tls is not None:
+            yield f"{owner}.tls.{'key' if tls.key else 'certificate'}", key
 
 
 def _tls_problems(settings: Settings) -> Iterator[str]:
@@ -55,8 +78,8 @@ def _tls_problems(settings: Settings) -> Iterator[str]:
                 yield f"listeners[{index}].tls.{error}"
     for name, connector in settings.connectors.items():
         for key, tls in tls_of(connector):
-            # Without files there is nothing to be wrong, and the system's authorities take 20 ms.
-            if tls.ca is not None or tls.certificate is not None:
+            # Without settings nothing can be wrong, and the system's authorities take 20 ms.
+            if tls.model_fields_set:
                 try:
                     client_context(tls)
                 except ConfigError as error:

@@ -4,17 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from isthmus.app.app import App
+from isthmus.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from isthmus.app.settings import Settings
 
 log = logging.getLogger("isthmus.app")
+
+
+@contextmanager
+def pid_file(path: Path | None) -> Iterator[None]:
+    """Write the number of this process to a file, and remove it at the end.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    if path is None:
+        yield
+        return
+    try:
+        path.write_text(f"{os.getpid()}\n")
+    except OSError as error:
+        raise ConfigError(f"pid_file: {path}: cannot be written: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 async def serve(

@@ -28,6 +28,7 @@ from isthmus.config.problems import Loc, Problem, did_you_mean, raise_any
 from isthmus.config.secrets import Expanded, shown
 from isthmus.connectors.settings import ConnectorSettings
 from isthmus.net.settings import ListenerSettings
+from isthmus.net.tls_settings import OR_FOLDER
 from isthmus.routing.settings import RouteSettings
 
 LOCAL = "local"
@@ -38,6 +39,8 @@ DEFAULT_BIND = "127.0.0.1:1883"
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _NODE = re.compile(r"[^+#/\x00-\x1f\x7f]+")
 _FOLDERS = {("broker", "data")}
+_WRITTEN = {("log", "file"), ("pid_file",)}
+"""Files that are made when they are needed."""
 _SECTIONS = ("listeners", "broker", "auth", "connectors", "routes", "log")
 
 
@@ -64,7 +67,7 @@ def _no_http(value: object) -> object:
 
 
 class LogSettings(SettingsModel):
-    """What is written to standard error, and how."""
+    """What is logged, where to, and how."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe entries to write."
@@ -72,6 +75,20 @@ class LogSettings(SettingsModel):
     format: Literal["text", "json"] = Field(
         default="text", description="Lines for people, or one JSON object per line."
     )
+    to: tuple[Literal["stderr", "stdout", "syslog"], ...] = Field(
+        default=("stderr",),
+        description="Where entries go, besides `file`; an empty list is nowhere.",
+        examples=[["stderr", "syslog"]],
+    )
+    file: Path | None = Field(
+        default=None,
+        description="File to add entries to. It is opened anew when it was moved away, so "
+        "logrotate needs no signal.",
+        examples=["/var/log/isthmus/isthmus.log"],
+    )
+    syslog_facility: Literal[
+        "daemon", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7"
+    ] = Field(default="daemon", description="Facility of entries in the system's log.")
 
 
 class Settings(SettingsModel):
@@ -107,6 +124,11 @@ class Settings(SettingsModel):
         default=None, description="The HTTP API; this version has none, so only null is accepted."
     )
     log: LogSettings = Field(default_factory=LogSettings, description="What is logged, and how.")
+    pid_file: Path | None = Field(
+        default=None,
+        description="File to write the number of the process to; it is removed at the end.",
+        examples=["/run/isthmus/isthmus.pid"],
+    )
 
     @property
     def only_loopback(self) -> bool:
@@ -208,6 +230,7 @@ class Settings(SettingsModel):
         ends = {name: {"from": route.source, "to": route.to} for name, route in self.routes.items()}
         yield from _unknown_endpoints(self.connectors, ends)
         for name, route in self.routes.items():
+            yield from self._end_problems(name, route)
             if route.source == route.to and not route.maps_topics:
                 yield Problem(
                     ("routes", name, "to"),
@@ -223,11 +246,35 @@ class Settings(SettingsModel):
                             "a route from 'local' gets every message: leave '$share/.../' out",
                         )
 
+    def _end_problems(self, name: str, route: RouteSettings) -> Iterator[Problem]:
+        """What a route cannot do because of which endpoints it joins."""
+        if route.source == route.to and route.direction == "both":
+            yield Problem(
+                ("routes", name, "direction"),
+                "is 'both' between an endpoint and itself: every message would come back",
+            )
+        if route.to == LOCAL:
+            for key in ("connection", "topic"):
+                text = getattr(route, key)
+                if text and (key == "connection" or "${connection.client_id}" in text):
+                    yield Problem(
+                        ("routes", name, key),
+                        "names a connection, but the route publishes on 'local', which has none",
+                    )
+        if route.check_as is not None:
+            text = ""
+            if LOCAL not in (route.source, route.to):
+                text = "has nothing to check: neither end is 'local'"
+            elif self.auth.acl_file is None:
+                text = "needs 'auth.acl_file': without it every user may do everything"
+            if text:
+                yield Problem(("routes", name, "check_as"), text)
+
 
 def _is_near(host: str) -> bool:
-    """Whether `host` is certainly this machine."""
+    """Whether `host` is certainly this machine: by its address, or as it is a unix socket."""
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        return host == "localhost" or host.startswith("/") or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 
@@ -248,7 +295,10 @@ def _file_problems(settings: Any, loc: Loc) -> Iterator[Problem]:
     """Yield the files that are named somewhere and cannot be read."""
     if isinstance(settings, BaseModel):
         for name, field in type(settings).model_fields.items():
-            yield from _file_problems(getattr(settings, name), (*loc, field.alias or name))
+            value = getattr(settings, name)
+            if isinstance(value, Path) and field.json_schema_extra == OR_FOLDER and value.is_dir():
+                continue
+            yield from _file_problems(value, (*loc, field.alias or name))
     elif isinstance(settings, Mapping):
         for key, value in settings.items():
             yield from _file_problems(value, (*loc, key))
@@ -257,7 +307,7 @@ def _file_problems(settings: Any, loc: Loc) -> Iterator[Problem]:
             yield from _file_problems(value, (*loc, index))
     elif isinstance(settings, Path):
         problem = _folder_problem(settings) if loc in _FOLDERS else _file_problem(settings)
-        if problem:
+        if problem and loc not in _WRITTEN:
             yield Problem(loc, problem)
 
 

@@ -86,7 +86,9 @@ class PBKDF2Entry(NamedTuple):
 
     def check(self, password: bytes) -> bool:
         """Whether the password fits."""
-        return hmac.compare_digest(_pbkdf2(password, self.salt, self.iterations), self.digest)
+        fits = hmac.compare_digest(_pbkdf2(password, self.salt, self.iterations), self.digest)
+        # HMAC fills its key up with zero bytes: to it, "pw\0" is "pw", and "\0" is no password.
+        return fits and not password.endswith(b"\0")
 
 
 class Argon2Entry(NamedTuple):

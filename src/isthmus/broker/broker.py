@@ -135,13 +135,20 @@ class Broker:
         flags: tuple[int, ...],
         order_key: bytes,
         memory: bool,
+        connection: bytes | None = None,
     ) -> None:
         """Add what publishing to `topic` here takes; see `Endpoint.route`.
 
-        `order_key` and `memory` do not matter: each session has one lane, which is memory.
+        `order_key`, `memory` and `connection` do not matter: each session has one lane, which is
+        memory.
         """
-        del order_key, memory
+        del order_key, memory, connection
         self.exchange.extend(plan, topic, origin=origin, flags=flags)
+
+    def client_id_of(self, order_key: bytes, connection: bytes | None) -> str:
+        """Nothing: what is published here leaves by no connection of ours."""
+        del order_key, connection
+        return ""
 
     def publish(self, message: Message, receipt: Receipt | None = None) -> None:
         """Publish a message of the broker's own: a will, a `$SYS` value."""

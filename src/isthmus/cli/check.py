@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from isthmus.app.configuration import Loaded
 
 
 def check(
     file: Annotated[
         str,
         typer.Argument(
-            metavar="FILE", help="Configuration (.yaml, .toml, .json); - is YAML on stdin."
+            metavar="FILE",
+            help="Configuration (.yaml, .toml, .json, Mosquitto's .conf); - is YAML on stdin.",
         ),
     ],
 ) -> None:
@@ -23,9 +27,24 @@ def check(
     Exit status: 0 it can be used; 2 it cannot, with file, line and reason of every problem.
     """  # noqa: D301
     from isthmus.app.explanation import explain
+
+    settings, notes = loaded(file)
+    for line in explain(settings):
+        typer.echo(line)
+    for note in notes:
+        typer.echo(f"{'Warning' if note.loud else 'Note'}: {note}")
+
+
+def loaded(file: str) -> Loaded:
+    """The configuration in FILE, with everything that it names, and what to know about it.
+
+    Raises:
+        ConfigError: it cannot be used, with every problem.
+    """
+    from isthmus.app.configuration import Loaded, read_configuration
     from isthmus.app.files import load_files
     from isthmus.app.settings import Settings
-    from isthmus.config.loader import parse, parse_text
+    from isthmus.config.loader import parse_text
     from isthmus.errors import ConfigError
 
     if file == "-":
@@ -33,12 +52,11 @@ def check(
             text = sys.stdin.buffer.read().decode("utf-8-sig")
         except UnicodeDecodeError:
             raise ConfigError("<stdin>: is not UTF-8 text") from None
-        settings = parse_text(Settings, text, name="<stdin>")
+        found = Loaded(parse_text(Settings, text, name="<stdin>"), [])
     else:
-        settings = parse(Settings, Path(file))
-    load_files(settings)
-    for line in explain(settings):
-        typer.echo(line)
+        found = read_configuration(Path(file))
+    load_files(found.settings)
+    return found
 
 
 def schema(

@@ -119,8 +119,10 @@ def _url(far: FarOptions) -> str:
             raise typer.BadParameter("cannot be combined with -h and -p", param_hint="--url")
         if "://" not in far.url:
             return f"{scheme}://{far.url}"
-        if far.tls and not far.url.lower().startswith("mqtts:"):
-            raise typer.BadParameter("must begin with mqtts:// for --tls", param_hint="--url")
+        if far.tls and not far.url.lower().startswith(("mqtts:", "wss:")):
+            raise typer.BadParameter(
+                "must begin with mqtts:// or wss:// for --tls", param_hint="--url"
+            )
         return far.url
     host = far.host or "127.0.0.1"
     if ":" in host and not host.startswith("["):

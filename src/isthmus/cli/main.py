@@ -14,6 +14,8 @@ import typer
 
 from isthmus import __version__
 from isthmus.cli.check import check, schema
+from isthmus.cli.explain import explain
+from isthmus.cli.import_ import importing
 from isthmus.cli.pub import pub
 from isthmus.cli.run import demo, run
 from isthmus.cli.sub import sub
@@ -53,9 +55,10 @@ def options(
     del version
 
 
-for command in (run, check, pub, sub):
+for command in (run, check, explain, pub, sub):
     app.command()(command)
 app.command("test")(try_connector)
+app.add_typer(importing)
 for command in (schema, demo):
     app.command()(command)
 

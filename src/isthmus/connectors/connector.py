@@ -14,7 +14,6 @@ from isthmus.connectors.member import LASTING_REFUSALS, Member
 from isthmus.connectors.notifications import Notifications
 from isthmus.connectors.queued_lane import QueuedLane, QueuedOutlet, TokenBucket
 from isthmus.connectors.retained_sync import RetainedSync
-from isthmus.connectors.settings import encrypted
 from isthmus.connectors.subscriptions import Subscriptions
 from isthmus.delivery.endpoint import Origin, Subscriber
 from isthmus.delivery.exchange import Exchange
@@ -168,9 +167,12 @@ class Connector:
             self.reactor,
             address.host,
             address.port,
-            tls=identity.tls if encrypted(address) else None,
+            tls=identity.tls if address.encrypted else None,
             timeout_s=self.settings.connect_timeout,
             options=self._options,
+            websocket=address.path,
+            proxy=self.settings.proxy_address,
+            max_packet_size=self.settings.max_packet_size,
         )
 
     # -- endpoint --------------------------------------------------------------------------------

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 STEPS = {
     "name": "name look-up",
     "tcp": "TCP",
+    "unix": "unix socket",
+    "proxy": "proxy",
     "tls": "TLS",
+    "websocket": "WebSocket",
     "connack": "CONNACK",
     "timeout": "time-out",
 }

@@ -58,11 +58,10 @@ class QueuedLane(Lane):
     """A lane of which every message passes the queue.
 
     `bucket` limits what leaves it, shared by the connections of a connector; None: no limit.
-    `keeps_qos0` says that QoS 0 waits for a connection too. `on_waiting` is called for each message
-    that is queued while it is set.
+    `on_waiting` is called for each message that is queued while it is set.
     """
 
-    __slots__ = ("_limit", "_reactor", "_timer", "bucket", "keeps_qos0", "on_waiting")
+    __slots__ = ("_limit", "_reactor", "_timer", "bucket", "on_waiting")
 
     def __init__(
         self,
@@ -70,13 +69,11 @@ class QueuedLane(Lane):
         *,
         reactor: Reactor,
         bucket: TokenBucket | None,
-        keeps_qos0: bool,
         **limits: Any,
     ) -> None:
         super().__init__(drops, **limits)
         self._reactor = reactor
         self.bucket = bucket
-        self.keeps_qos0 = keeps_qos0
         self.on_waiting: Callable[[], None] | None = None
         self._limit = 0
         self._timer: Timer | None = None
@@ -132,12 +129,6 @@ class QueuedLane(Lane):
             # Nothing goes past the queue.
             self._limit, self.room = self.room, 0
 
-    def keeps(self) -> bool:
-        """Whether a QoS 0 message is to be queued now, rather than sent or dropped at once."""
-        if self.link is None:
-            return self.keeps_qos0
-        return self.bucket is not None
-
 
 class QueuedOutlet(LaneOutlet):
     """One topic on a `QueuedLane`."""
@@ -148,14 +139,8 @@ class QueuedOutlet(LaneOutlet):
         """Send or queue one message; see `Outlet.send`."""
         lane = self.lane
         first = self.first[flags]
-        if first < 0x32 and isinstance(lane, QueuedLane) and lane.keeps():
-            lane.enqueue(self.topic, first, properties, payload, None)
+        limited = isinstance(lane, QueuedLane) and lane.bucket is not None
+        if first < 0x32 and limited and lane.link is not None:
+            lane.enqueue(self.topic, first, properties + self.stamp, payload, None)
         else:
             super().send(flags, properties, payload, receipt)
-
-    def with_flags(self, table: tuple[int, ...]) -> QueuedOutlet:
-        """The same topic on the same lane, with the flags mapped by `table` first."""
-        flags = tuple(self.first[flag] & 7 for flag in table)
-        return QueuedOutlet(
-            self.lane, self.topic[2:], flags, memory=self.memory, echo_key=self.echo_key
-        )

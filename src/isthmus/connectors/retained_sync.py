@@ -17,17 +17,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from isthmus import clock
 from isthmus.delivery.outlet import KEEP, LaneOutlet, Outlet, compose
-from isthmus.delivery.plan import Plan
-from isthmus.mqtt.topic_tree import TopicTree
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     from isthmus.connectors.connector import Connector
     from isthmus.connectors.member import Member
     from isthmus.delivery.endpoint import Endpoint, Origin
     from isthmus.delivery.lane import Lane
     from isthmus.delivery.message import Message
+    from isthmus.delivery.plan import Plan
     from isthmus.delivery.receipt import Receipt
     from isthmus.net.timers import Timer
 
@@ -55,18 +54,11 @@ class RetainedStore(Protocol):
         """The topics with a message that match `filter_`."""
 
 
-class RetainedRoute(Protocol):
-    """A route from `local`: which topics it takes, and where each of them goes."""
+class Routes(Protocol):
+    """The routes of `local`."""
 
-    def __hash__(self) -> int:
-        """Routes are told apart by identity."""
-
-    @property
-    def filters(self) -> Sequence[bytes]:
-        """The filters of the topics."""
-
-    def resolve(self, topic: bytes, options: list[Any], plan: Plan, origin: Origin | None) -> None:
-        """Add the outlets for `topic`."""
+    def outlets_to(self, target: Endpoint, topic: bytes) -> list[Outlet]:
+        """The ways of messages of `topic` to `target`, whoever publishes them."""
 
 
 class RetainedSync:
@@ -76,29 +68,28 @@ class RetainedSync:
         self._connector = connector
         self._enabled = enabled
         self._store: RetainedStore | None = None
-        self._routes: dict[RetainedRoute, _Watch] = {}
-        self._tree: TopicTree[RetainedRoute] = TopicTree()
+        self._filters: tuple[bytes, ...] = ()
+        self._watch: _Watch | None = None
         self._due: dict[Lane, dict[bytes, None]] = {}
         self._running: set[Lane] = set()
         self._timer: Timer | None = None
 
-    def add(self, route: RetainedRoute, local: Endpoint, store: RetainedStore) -> None:
-        """`route` leads from `local`, whose retained messages are in `store`, to this connector."""
-        if not self._enabled:
-            return
-        self._store = store
-        watch = self._routes[route] = _Watch(self, route)
-        for filter_ in route.filters:
-            local.subscribe(filter_, watch, 0)
-            self._tree.add(filter_, route, route)
+    def watch(
+        self, filters: Iterable[bytes], routes: Routes, local: Endpoint, store: RetainedStore
+    ) -> None:
+        """`routes` lead from `local` to this connector, with what matches `filters`.
 
-    def remove(self, route: RetainedRoute, local: Endpoint) -> None:
-        """Undo `add`."""
-        watch = self._routes.pop(route, None)
-        if watch is not None:
-            for filter_ in route.filters:
-                local.unsubscribe(filter_, watch)
-                self._tree.remove(filter_, route)
+        `store` are the retained messages of `local`. What was watched before is watched no more.
+        """
+        wanted = tuple(dict.fromkeys(filters)) if self._enabled else ()
+        if self._watch is not None:
+            for filter_ in self._filters:
+                local.unsubscribe(filter_, self._watch)
+        self._store = store
+        self._filters = wanted
+        self._watch = _Watch(self, self._connector, routes)
+        for filter_ in wanted:
+            local.subscribe(filter_, self._watch, 0)
 
     def session(self, member: Member, *, new: bool) -> None:
         """`member` is connected; with a `new` session everything is sent, else what was missed."""
@@ -107,9 +98,8 @@ class RetainedSync:
             return
         due = self._due.setdefault(member.lane, {})
         if new:
-            for route in self._routes:
-                for filter_ in route.filters:
-                    due.update(dict.fromkeys(store.topics(filter_)))
+            for filter_ in self._filters:
+                due.update(dict.fromkeys(store.topics(filter_)))
         if due:
             self._send_soon(member.lane)
 
@@ -157,43 +147,41 @@ class RetainedSync:
     def _send(self, lane: Lane, topic: bytes) -> None:
         store = self._store
         assert store is not None
+        assert self._watch is not None
         message = store.get(topic)
-        for route in dict.fromkeys(self._tree.match(topic)):
-            for outlet in outlets(route, topic):
-                if outlet.lane is not lane:
-                    continue
-                if message is not None:
-                    outlet.send(message.flags, message.properties, message.payload, None)
-                else:
-                    outlet.send(DELETION, b"", b"", None)
+        for outlet in self._watch.ways(topic):
+            if outlet.lane is not lane:
+                continue
+            if message is not None:
+                outlet.send(message.flags, message.properties, message.payload, None)
+            else:
+                outlet.send(DELETION, b"", b"", None)
 
 
 DELETION = 1 << 1 | 1
 """The flags of a retained message without payload that must arrive: QoS 1."""
 
 
-def outlets(route: RetainedRoute, topic: bytes) -> list[LaneOutlet]:
-    """The ways of `route` for retained messages of `topic` that leave with the retain flag."""
-    plan = Plan()
-    route.resolve(topic, [], plan, None)
-    return [
-        outlet
-        for outlet in plan.retaining
-        if isinstance(outlet, LaneOutlet) and outlet.first[DELETION] & 1
-    ]
-
-
 class _Watch:
-    """The subscriber that sees the retained messages of one route."""
+    """The subscriber that sees the retained messages of the routes to one connector."""
 
-    def __init__(self, sync: RetainedSync, route: RetainedRoute) -> None:
+    def __init__(self, sync: RetainedSync, connector: Connector, routes: Routes) -> None:
         self._sync = sync
-        self._route = route
+        self._connector = connector
+        self._routes = routes
+
+    def ways(self, topic: bytes) -> list[LaneOutlet]:
+        """The ways to the connector for messages of `topic` that leave with the retain flag."""
+        return [
+            outlet
+            for outlet in self._routes.outlets_to(self._connector, topic)
+            if isinstance(outlet, LaneOutlet) and outlet.first[DELETION] & 1
+        ]
 
     def resolve(self, topic: bytes, options: list[Any], plan: Plan, origin: Origin | None) -> None:
         """Watch the changes of `topic`."""
         del options, origin
-        ways = outlets(self._route, topic)
+        ways = self.ways(topic)
         if ways:
             plan.add(ChangeOutlet(self._sync, topic, ways, KEEP))
 

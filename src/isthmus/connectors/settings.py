@@ -15,7 +15,7 @@ from isthmus.config.model import SettingsModel
 from isthmus.config.problems import Problem, raise_any
 from isthmus.config.secrets import Secret
 from isthmus.config.units import Duration, DurationOrNever, Size
-from isthmus.connectors.address import Address, parse_address
+from isthmus.connectors.address import UNIX_SCHEME, Address, parse_address
 from isthmus.connectors.connection_settings import (
     CLIENT_ID_VARIABLE,
     SESSION_NEVER_EXPIRES_S,
@@ -32,6 +32,7 @@ from isthmus.connectors.connection_settings import (
 )
 from isthmus.errors import MQTTError
 from isthmus.mqtt.topics import check_filter
+from isthmus.net.proxy import Proxy, parse_proxy
 from isthmus.net.settings import TLSClientSettings
 
 MAX_PACKET_SIZE_BYTES = 5 + 268_435_455
@@ -49,8 +50,9 @@ class ConnectorSettings(SettingsModel):
 
     url: str | tuple[str, ...] = Field(
         description="Where to connect: `mqtt://host:port` (1883), `mqtts://host:port` (TLS, "
-        "8883), `host` or `host:port`; IPv6 in brackets. A list names the address to use first "
-        "and its backups, in order.",
+        "8883), `ws://host:port/path` and `wss://` (WebSocket; 80, 443, /mqtt), `unix:/path`, "
+        "`host` or `host:port`; IPv6 in brackets. A list names the address to use first and its "
+        "backups, in order.",
         examples=["mqtts://broker.example.com:8883", "[::1]:1883"],
     )
     round_robin: bool = Field(
@@ -144,7 +146,14 @@ class ConnectorSettings(SettingsModel):
         "TCP (Linux); not set leaves it to the system.",
     )
     tls: TLSClientSettings | None = Field(
-        default=None, description="TLS; `mqtts://` alone verifies against the system's roots."
+        default=None,
+        description="TLS; `mqtts://` or `wss://` alone verifies against the system's roots.",
+    )
+    proxy: Secret | None = Field(
+        default=None,
+        description="Proxy to connect through: `http://user:password@host:port` (CONNECT) or "
+        "`socks5://...`, which also looks the name up.",
+        examples=["socks5://10.0.0.1:1080"],
     )
     max_inflight: int = Field(
         default=1000,
@@ -247,7 +256,12 @@ class ConnectorSettings(SettingsModel):
     @property
     def use_tls(self) -> bool:
         """Whether the connection to the first address is encrypted."""
-        return encrypted(self.address)
+        return self.address.encrypted
+
+    @property
+    def proxy_address(self) -> Proxy | None:
+        """The parts of `proxy`."""
+        return parse_proxy(self.proxy.get_secret_value()) if self.proxy is not None else None
 
     @property
     def _urls(self) -> tuple[str, ...]:
@@ -269,6 +283,14 @@ class ConnectorSettings(SettingsModel):
             return tuple(value)
         if text := _url_problem(value):
             raise ValueError(text)
+        return value
+
+    @field_validator("proxy", mode="after")
+    @classmethod
+    def _valid_proxy(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None or not value.get_secret_value():
+            return None
+        parse_proxy(value.get_secret_value())
         return value
 
     @field_validator("username", "client_id", "client_id_prefix", mode="after")
@@ -356,8 +378,10 @@ class ConnectorSettings(SettingsModel):
             problem("client_id", "has no effect together with 'static_client_ids'; drop one")
         if self.client_id is not None and self.client_id_prefix is not None:
             problem("client_id_prefix", "has no effect together with 'client_id'; drop one")
-        if self.tls is not None and not any(map(encrypted, self.addresses)):
+        if self.tls is not None and not any(address.encrypted for address in self.addresses):
             problem("tls", "is set, but the URL is not encrypted; write mqtts:// in 'url'")
+        if self.proxy is not None and self.address.scheme == UNIX_SCHEME:
+            problem("proxy", "has no effect on a unix socket; drop it")
         if self.password is not None and self.username is None and self.version != "5":
             problem("password", f"needs a 'username' in MQTT {self.version}")
         if self.notifications.enabled:
@@ -377,11 +401,6 @@ class ConnectorSettings(SettingsModel):
         return found
 
 
-def encrypted(address: Address) -> bool:
-    """Whether connections to `address` are encrypted."""
-    return address.scheme == "mqtts"
-
-
 def _url_problem(value: object) -> str:
     if not isinstance(value, str):
         return "must be text"
@@ -396,5 +415,4 @@ __all__ = [
     "SESSION_NEVER_EXPIRES_S",
     "ConnectorSettings",
     "ReconnectSettings",
-    "encrypted",
 ]

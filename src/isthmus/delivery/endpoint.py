@@ -77,12 +77,17 @@ class Endpoint(Protocol):
         flags: tuple[int, ...],
         order_key: bytes,
         memory: bool,
+        connection: bytes | None = None,
     ) -> None:
         """Add to `plan` what it takes to publish to `topic` here.
 
         `flags` maps the flags of the message to those it is published with. Messages with equal
         `order_key` stay in order. `memory` says that a message is safe once it is in memory.
+        `connection` is the client id of the connection to use, for an endpoint with several.
         """
+
+    def client_id_of(self, order_key: bytes, connection: bytes | None) -> str:
+        """The client id of the connection that `route` chooses, "" where there are none."""
 
     def publish(self, message: Message, receipt: Receipt | None) -> None:
         """Publish one message: for control work, not for the message path."""

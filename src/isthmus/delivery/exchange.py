@@ -142,6 +142,8 @@ def _add(plan: Plan, inner: Plan, topic: bytes, origin: Origin, flags: tuple[int
         for parent in personal.parents or ():
             plan.depends_on(parent)
         for outlet in personal.retaining:
+            if outlet.echo_key is not None and outlet.echo_key is origin.key:
+                continue
             mapped = outlet if flags == KEEP else outlet.with_flags(flags)
             if mapped is not None:
                 plan.add(mapped)

@@ -192,7 +192,7 @@ class LaneOutlet(Outlet):
     def with_flags(self, table: tuple[int, ...]) -> LaneOutlet:
         """The same topic on the same lane, with the flags mapped by `table` first."""
         flags = tuple(self.first[flag] & 7 for flag in table)
-        return LaneOutlet(
+        return type(self)(
             self.lane,
             self.topic[2:],
             flags,

@@ -25,6 +25,7 @@ cdef class Source(Settler):
     cdef public object origin
     cdef public bint paused
     cdef public double _work_until
+    cdef public Py_ssize_t received
     cdef public dict received_qos2
     cdef public Traffic traffic
     cdef public Py_ssize_t unacked

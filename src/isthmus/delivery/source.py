@@ -113,6 +113,7 @@ class Source(Settler):
         "max_unsent",
         "origin",
         "paused",
+        "received",
         "received_qos2",
         "traffic",
         "unacked",
@@ -126,6 +127,7 @@ class Source(Settler):
         self.max_unsent = 16 << 20
         self.traffic = Traffic()
         self.unacked = 0
+        self.received = 0
         self.paused = False
         self.lane: Lane | None = None
         self.hops: Hops | None = None
@@ -207,6 +209,7 @@ class Source(Settler):
                     break
                 if self.closed:
                     break
+        self.received += count
         traffic = self.traffic
         traffic.received += count
         traffic.received_bytes += size

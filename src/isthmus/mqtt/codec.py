@@ -203,7 +203,8 @@ class Decoder:
             self._decode(data, events)
         except MQTTError as error:
             self.failed = True
-            events.append(error)
+            # Its traceback holds this frame, and with it everything that was read, in a circle.
+            events.append(error.with_traceback(None))
         return events
 
     def _decode(self, data: bytes, events: list[Event]) -> None:  # noqa: C901

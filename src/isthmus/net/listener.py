@@ -1,9 +1,9 @@
 """Accepting connections.
 
 A listener is a source of the reactor: when its socket is ready it accepts a batch, and hands each
-connection on as a link. With TLS a connection is handed on after its handshake, which has a
-deadline. When the process has no descriptors left, accepting pauses: the connection stays in the
-kernel's queue and readable, so that going on would spin.
+connection on as a link. With TLS, WebSocket or a PROXY header a connection is handed on after these
+(`arrival`), for which it has a deadline. When the process has no descriptors left, accepting
+pauses: the connection stays in the kernel's queue and readable, so that going on would spin.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from functools import partial
 from typing import Any
 
 from isthmus.errors import ListenError
+from isthmus.net.arrival import Arrival, Stages
 from isthmus.net.contexts import server_context
 from isthmus.net.link import Link, describe
+from isthmus.net.peer import peer_text
 from isthmus.net.reactor import Reactor
+from isthmus.net.renewal import Renewal
 from isthmus.net.settings import ListenerSettings
 from isthmus.net.timers import Timer
-from isthmus.net.tls import TLSLink
+from isthmus.net.unix_socket import UnixSocket
 
 log = logging.getLogger(__name__)
 
@@ -44,22 +47,32 @@ BACKLOG = 4096
 """Connections that the kernel completes ahead of us; it caps this at its own limit."""
 
 HANDSHAKE_TIMEOUT_S = 10.0
+"""For PROXY header, TLS and WebSocket together."""
 
 MAX_HANDSHAKES = 20_000
-"""Connections in their TLS handshake; more are closed at once."""
+"""Connections in their handshakes; more are closed at once."""
+
+MAX_PACKET_SIZE = 1 << 20
+"""Biggest MQTT packet that is expected, unless the owner says so; bounds WebSocket frames."""
 
 _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
 @dataclass(frozen=True, slots=True)
 class ListenerStatistics:
-    """Counts since the start; `handshakes` is now."""
+    """Counts since the start; `handshakes` is now.
+
+    A handshake is all that comes before MQTT: PROXY header, TLS, WebSocket. `renewals` are changed
+    certificate files that were taken over, `renewals_failed` those that could not be.
+    """
 
     accepted: int
     handshakes: int
     handshakes_failed: int
     refused: int
     pauses: int
+    renewals: int
+    renewals_failed: int
 
 
 class Listener:
@@ -70,20 +83,35 @@ class Listener:
         reactor: Reactor,
         sockets: list[socket.socket],
         accept: Callable[[Link], None],
-        context: ssl.SSLContext | None,
-        handshake_timeout_s: float,
+        settings: ListenerSettings,
+        stages: Stages,
+        unix: UnixSocket | None,
     ) -> None:
         self._reactor = reactor
         self._sockets = sockets
         self._accept = accept
-        self._context = context
-        self._handshake_timeout_s = handshake_timeout_s
-        self._shaking: dict[TLSLink, Timer] = {}
+        self._unix = unix
+        self._stages = stages
+        self._context: ssl.SSLContext | None = None
+        self._renewal: Renewal | None = None
+        self._arriving: set[Arrival] = set()
         self._pause: Timer | None = None
         self._accepted = self._failed = self._refused = self._pauses = 0
-        self.address: tuple[str, int] = sockets[0].getsockname()[:2]
-        """Host and port of the first socket; with `bind` port 0, the port that was chosen."""
+        self.address: tuple[str, int] = (
+            (settings.bind, 0) if unix is not None else sockets[0].getsockname()[:2]
+        )
+        """Host and port of the first socket; with `bind` port 0, the port that was chosen.
+        `unix:/path` and 0 for a unix socket."""
+        self._direct = settings.tls is None and stages.offer is None and not stages.proxy
+        if settings.tls is not None:
+            self._context = server_context(settings.tls)
+            self._renewal = Renewal(reactor.loop, settings.tls, self.replace_context, self.where)
         self._watch()
+
+    @property
+    def where(self) -> str:
+        """The address as people write it."""
+        return self.address[0] if self._unix is not None else peer_text(self.address)
 
     def replace_context(self, context: ssl.SSLContext) -> None:
         """Use another TLS context for new connections, after a certificate was renewed."""
@@ -93,21 +121,28 @@ class Listener:
         """Stop listening and drop handshakes; links that were handed on live on."""
         if self._pause is not None:
             self._pause.cancel()
+        if self._renewal is not None:
+            self._renewal.stop()
+        if self._unix is not None:
+            self._unix.remove()
         for sock in self._sockets:
             self._reactor.remove_source(sock.fileno())
             self._reactor.bury(sock)
         self._sockets.clear()
-        for link in list(self._shaking):
-            link.abort("the listener was closed")
+        for arrival in list(self._arriving):
+            arrival.abort("the listener was closed")
 
     def statistics(self) -> ListenerStatistics:
         """Return the counters."""
+        renewal = self._renewal
         return ListenerStatistics(
             accepted=self._accepted,
-            handshakes=len(self._shaking),
+            handshakes=len(self._arriving),
             handshakes_failed=self._failed,
             refused=self._refused,
             pauses=self._pauses,
+            renewals=renewal.done if renewal is not None else 0,
+            renewals_failed=renewal.failed if renewal is not None else 0,
         )
 
     def _watch(self) -> None:
@@ -134,34 +169,34 @@ class Listener:
 
     def _take(self, sock: socket.socket, peername: Any) -> None:
         sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self._context is None:
+        if self._unix is None:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        else:
+            peername = self.address[0]  # those who connect have no address of their own
+        if self._direct:
             self._accept(Link(self._reactor, sock, peername))
             return
-        if len(self._shaking) >= MAX_HANDSHAKES:
+        if len(self._arriving) >= MAX_HANDSHAKES:
             self._refused += 1
             sock.close()
             return
-        link = TLSLink(self._reactor, sock, peername, self._context, server_side=True)
-        deadline = self._reactor.now + self._handshake_timeout_s
-        self._shaking[link] = self._reactor.wheel.at(
-            deadline, lambda: link.abort("TLS: the handshake took too long")
-        )
-        link.handshake(lambda reason: self._shaken(link, reason))
+        arrival = Arrival(self._reactor, sock, peername, self._stages, self._context, self._arrived)
+        self._arriving.add(arrival)
+        arrival.start()
 
-    def _shaken(self, link: TLSLink, reason: str) -> None:
-        self._shaking.pop(link).cancel()
-        if reason:
+    def _arrived(self, arrival: Arrival, link: Link | None, reason: str) -> None:
+        self._arriving.discard(arrival)
+        if link is None:
             self._failed += 1
-            log.info("%s: no TLS connection: %s", link.peername, reason)
+            log.info("%s: no connection for %s: %s", self.where, arrival.text, reason)
         else:
             self._accept(link)
 
     def _rest(self, error: OSError) -> None:
         self._pauses += 1
         log.warning(
-            "%s:%d: cannot accept: %s; next try in %.0f s",
-            *self.address,
+            "%s: cannot accept: %s; next try in %.0f s",
+            self.where,
             describe(error),
             ACCEPT_PAUSE_S,
         )
@@ -176,15 +211,22 @@ def listen(
     accept: Callable[[Link], None],
     *,
     handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
+    max_packet_size: int = MAX_PACKET_SIZE,
 ) -> Listener:
     """Listen as the settings say and call `accept(link)` for each connection.
 
     `accept` sets the link's `on_data` and `on_close`, or aborts it. A ConfigError says why an
-    address or a certificate cannot be used.
+    address or a certificate cannot be used. `max_packet_size` is in bytes.
     """
-    context = server_context(settings.tls) if settings.tls is not None else None
-    sockets = _bind(settings)
-    return Listener(reactor, sockets, accept, context, handshake_timeout_s)
+    if settings.tls is not None:
+        server_context(settings.tls)  # its errors come before an address is taken
+    path = settings.unix_path
+    unix = UnixSocket(path, int(settings.mode, 8)) if path is not None else None
+    sockets = _bind(settings) if unix is None else [unix.sock]
+    if unix is not None:
+        unix.sock.listen(BACKLOG)
+    stages = Stages.of(settings, max_packet_size, handshake_timeout_s)
+    return Listener(reactor, sockets, accept, settings, stages, unix)
 
 
 def _bind(settings: ListenerSettings) -> list[socket.socket]:

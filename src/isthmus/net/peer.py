@@ -1,4 +1,4 @@
-"""The address of a peer, as people read it and as a key to tell peers apart."""
+"""A peer in texts: its address, as people read it and as a key, and what it said."""
 
 from __future__ import annotations
 
@@ -31,3 +31,8 @@ def peer_network(peername: Any) -> str:
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
     return f"{IPv6Address(address.packed[:8] + bytes(8))}/64"
+
+
+def printable(text: str) -> str:
+    """What a peer said, short and without characters that would do something to a terminal."""
+    return ascii(text[:100])[1:-1]

@@ -278,5 +278,7 @@ class TLSLink(Link):
 
     def _fail(self, error: Exception) -> None:
         """Close with the reason; the alert for the peer is in the outgoing BIO already."""
-        self.error = error
+        # Its traceback leads back to this link: with it, what a stranger's handshake took stays in
+        # memory until the collector comes.
+        self.error = error.with_traceback(None)
         self.close(f"TLS: {explain(error)[0]}")

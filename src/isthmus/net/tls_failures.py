@@ -6,12 +6,15 @@ import ssl
 
 # OpenSSL's X509_V_ERR_* numbers: (what is wrong, what to try).
 _VERIFICATION = {
+    3: ("there is no revocation list of the authority of the certificate", "see tls.crl"),
     9: ("the certificate is not valid yet", "check the clock of this machine"),
     10: ("the certificate has expired", "have it renewed, or check the clock of this machine"),
+    12: ("the revocation list has expired", "have tls.crl renewed, or check the clock"),
     18: ("the certificate is self-signed", "set tls.ca to that certificate to trust it"),
     19: ("the certificate chain ends in an authority that is not trusted", "set tls.ca"),
     20: ("the certificate is from an authority that is not trusted", "set tls.ca"),
     21: ("the certificate is from an authority that is not trusted", "set tls.ca"),
+    23: ("the certificate was revoked", "have a new one issued"),
     62: ("the certificate is for another host name", "set tls.server_name to a name in it"),
     64: ("the certificate is for another IP address", "set tls.server_name to a name in it"),
 }

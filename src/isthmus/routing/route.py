@@ -3,142 +3,175 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from isthmus.delivery.endpoint import Endpoint, Origin
-from isthmus.delivery.outlet import Outlet, flag_table
-from isthmus.errors import MQTTError
+from isthmus.delivery.outlet import flag_table
+from isthmus.errors import MQTTError, ProtocolViolation
 from isthmus.metrics.drops import Drops
-from isthmus.mqtt.topics import check_name
-from isthmus.routing.topic_map import TopicMap
+from isthmus.mqtt.topics import check_name, matches
+from isthmus.routing.template import Template
 
 if TYPE_CHECKING:
-    from isthmus.delivery.plan import Plan
-    from isthmus.delivery.receipt import Receipt
-    from isthmus.routing.settings import RouteSettings
+    from isthmus.delivery.endpoint import Endpoint
+    from isthmus.routing.checked_as import CheckedAs
+    from isthmus.routing.leg import Leg
 
 log = logging.getLogger("isthmus.routing")
 
 
-REMEMBERED_WAYS = 32_768
-"""Topics whose outlet a route keeps; about 300 bytes each."""
+@dataclass(slots=True)
+class Decision:
+    """What a route does with the messages of one topic, which `filter_` matched.
+
+    `verdict` is "sent" (as `topic`, by `connection`), "excluded" (not taken; `detail` is why),
+    "stopped" (a route before it has `stop`; `detail` is its name), or the reason of a drop with its
+    MQTT 5 `code`: "bad_topic", "denied".
+    """
+
+    route: Route
+    filter_: bytes
+    verdict: str = "sent"
+    topic: bytes = b""
+    connection: bytes | None = None
+    code: int = 0
+    detail: str = ""
+
+
+SYS_PREFIX = b"$SYS/"
+BRIDGE_STATE = b"$SYS/broker/connection/+/state"
+"""The one topic below $SYS that a route may make: the notifications of other brokers' bridges."""
 
 
 class Route:
-    """One route, a subscriber of its source.
+    """One direction of a route: what it makes of a message, decided once per topic.
 
-    It is asked once per topic and costs nothing per message: the outlets that it finds are the
-    target's own. `topics` maps topics, `flags` the QoS and retain flag of messages.
+    `flags` maps the QoS and retain flag of messages, `drops` counts what is refused. `personal`
+    says that the result depends on who published.
     """
 
     __slots__ = (
-        "_origin",
-        "_ways",
+        "_connection",
+        "_originals",
+        "checked_as",
         "drops",
-        "filters",
         "flags",
+        "leg",
         "memory",
         "name",
+        "personal",
         "source",
+        "stop",
         "target",
-        "topics",
     )
 
     def __init__(
         self,
-        name: str,
-        settings: RouteSettings,
+        leg: Leg,
         source: Endpoint,
         target: Endpoint,
+        *,
         node: str,
+        checked_as: CheckedAs | None = None,
     ) -> None:
-        self.name = name
+        settings = leg.settings
+        self.name = leg.name
+        self.leg = leg
         self.source = source
         self.target = target
-        self.filters = settings.filters
-        self.topics = TopicMap.of(settings, node)
+        self.stop = settings.stop
+        self.checked_as = checked_as
         self.flags = flag_table(
             qos=None if settings.qos == "keep" else settings.qos,
             max_qos=2 if settings.max_qos is None else settings.max_qos,
             retain=None if settings.retain == "keep" else settings.retain == "set",
         )
         self.memory = settings.durability == "memory"
-        self.drops = Drops(f"route {name}", log)
-        # Outlets by topic: plans are made again whenever a subscription changes, and these stay.
-        self._ways: dict[bytes, Outlet] = {}
-        # Messages of a connector must not go back to it, whatever lies between.
-        self._origin = Origin(source)
+        self.drops = Drops(f"route {self.name}", log)
+        connection = None if leg.back else settings.connection
+        self._connection = None if connection is None else Template(connection, node)
+        self._originals = dict(zip(leg.filters, leg.selection.included, strict=True))
+        self.personal = leg.topics.personal or (
+            self._connection is not None and self._connection.personal
+        )
 
     @property
     def subscribe_qos(self) -> int:
         """The QoS to ask the source for: no more than the route can use."""
         return max(flags >> 1 for flags in self.flags)
 
-    def start(self) -> None:
-        """Subscribe to the source."""
-        self.target.when_ways_change(self._forget)
-        for filter_ in self.filters:
-            self.source.subscribe(filter_, self, self.subscribe_qos)
+    def decide(
+        self, topic: bytes, filter_: bytes, client_id: str = "", username: str = ""
+    ) -> Decision:
+        """What becomes of messages of `topic`, which `filter_` matched, from this publisher."""
+        leg = self.leg
+        decision = Decision(self, filter_)
+        selection = leg.selection
+        if not leg.back and (exclusion := selection.exclusion(topic)) is not None:
+            return _not_taken(decision, f"!{exclusion.decode()}")
+        try:
+            self._map(decision, topic, client_id, username)
+            if leg.back and (why := self._foreign(decision)):
+                return _not_taken(decision, why)
+            check_name(decision.topic)
+            self._check_sys(topic, decision.topic)
+        except MQTTError as error:
+            decision.verdict = "bad_topic"
+            decision.code = 0x90
+            decision.detail = f"{topic.decode()}: {error}"
+            return decision
+        if self.checked_as is not None:
+            code, detail = self.checked_as.refusal(topic, decision.topic)
+            if code:
+                decision.verdict = "denied" if code == 0x87 else "bad_topic"
+                decision.code = code
+                decision.detail = detail
+        return decision
 
-    def stop(self) -> None:
-        """Take no more messages."""
-        for filter_ in self.filters:
-            self.source.unsubscribe(filter_, self)
-
-    def resolve(self, topic: bytes, options: list[Any], plan: Plan, origin: Origin | None) -> None:
-        """Add what publishing to the mapped topic takes; overlapping filters count once."""
-        known = self._ways.get(topic)
-        if known is not None:
-            plan.add(known)
-            return
-        if self.topics.personal:
-            if origin is None:
-                plan.personal += ((self, options),)
-                return
-            for identity in (origin.client_id, origin.username):
+    def _map(self, decision: Decision, topic: bytes, client_id: str, username: str) -> None:
+        topics, filter_ = self.leg.topics, decision.filter_
+        if topics.personal:
+            for identity in (client_id, username):
                 if any(sign in identity for sign in "/+#"):
                     # It would reach topics of other publishers.
-                    plan.add(UnmappableOutlet(self.drops, f"publisher {identity!r} holds / + or #"))
-                    return
-            mapped = self.topics.apply(topic, origin.client_id, origin.username)
-        else:
-            mapped = self.topics.apply(topic)
-        try:
-            check_name(mapped)
-        except MQTTError as error:
-            plan.add(UnmappableOutlet(self.drops, f"{topic.decode()}: {error}"))
-            return
-        self.target.route(
-            mapped,
-            plan,
-            origin=self._origin,
-            flags=self.flags,
-            order_key=topic,
-            memory=self.memory,
+                    raise ProtocolViolation(f"publisher {identity!r} holds / + or #", 0x90)
+        if self._connection is not None:
+            decision.connection = self._connection.fill(
+                topic, filter_, client_id=client_id, username=username
+            )
+        connection = ""
+        if topics.connection:
+            connection = self.target.client_id_of(topic, decision.connection)
+        mapped = topics.apply(
+            topic, filter_, client_id=client_id, username=username, connection=connection
         )
-        if self.target.final and not self.topics.personal and plan.retaining:
-            if len(self._ways) >= REMEMBERED_WAYS:
-                self._ways.clear()
-            self._ways[topic] = plan.retaining[-1]
+        decision.topic = mapped
 
-    def _forget(self) -> None:
-        self._ways.clear()
-        self.source.forget_plans()
+    def _check_sys(self, topic: bytes, mapped: bytes) -> None:
+        """Whoever may publish `x/$SYS/...` must not forge the broker's own figures."""
+        if (
+            mapped.startswith(SYS_PREFIX)
+            and not topic.startswith(SYS_PREFIX)
+            and not self.target.final
+            and not matches(BRIDGE_STATE, mapped)
+        ):
+            raise ProtocolViolation("$SYS is the broker's own", 0x90)
+
+    def _foreign(self, decision: Decision) -> str:
+        """Why a topic on the way back is none that could have left by this route, or ""."""
+        topic, selection = decision.topic, self.leg.selection
+        if not topic:
+            return "the level above its topics"
+        if (exclusion := selection.exclusion(topic)) is not None:
+            return f"!{exclusion.decode()}"
+        # The filter that this one was made from is nearly always the one, and needs no search.
+        if matches(self._originals[decision.filter_], topic) or selection.includes(topic):
+            return ""
+        return f"{topic.decode()} is none of its topics"
 
 
-class UnmappableOutlet(Outlet):
-    """Where messages go whose mapped topic is no topic name: nowhere, counted and refused."""
-
-    __slots__ = ("_detail", "_drops")
-
-    def __init__(self, drops: Drops, detail: str) -> None:
-        super().__init__()
-        self._drops = drops
-        self._detail = detail
-
-    def send(self, flags: int, properties: bytes, payload: bytes, receipt: Receipt | None) -> None:
-        """Count the message; its MQTT 5 publisher is told "topic name invalid"."""
-        del flags, properties, payload
-        self._drops.add("bad_topic", self._detail)
-        if receipt is not None and receipt.source.v5:
-            receipt.refuse(len(receipt.ids) - 1, 0x90)
+def _not_taken(decision: Decision, why: str) -> Decision:
+    decision.verdict = "excluded"
+    decision.topic = b""
+    decision.detail = why
+    return decision

@@ -1,23 +1,19 @@
 """Settings of routes: the `routes` key, a mapping of route names to these models."""
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from isthmus.config.model import SettingsModel
-from isthmus.config.problems import Problem, did_you_mean, raise_any
+from isthmus.config.problems import Problem, raise_any
 from isthmus.config.secrets import shown
 from isthmus.config.units import Size
 from isthmus.errors import MQTTError
 from isthmus.mqtt.topics import check_filter, split_shared
-
-TEMPLATE_NAMES = ("topic", "clientid", "username", "node")
-"""Names that a topic template may hold as `${name}`."""
+from isthmus.routing.template import Template
+from isthmus.routing.topic_map import TopicMap
 
 MAX_TOPIC_BYTES = 65_535
-
-_PLACEHOLDER = re.compile(r"\$\{([^{}]*)\}")
 
 
 def _digit(value: object) -> object:
@@ -56,13 +52,31 @@ class RouteSettings(SettingsModel):
     )
     topics: tuple[str, ...] = Field(
         min_length=1,
-        description="Topic filters of the messages to take. Quote a filter that begins with `#`.",
-        examples=[["sensor/#"]],
+        description="Topic filters of the messages to take; one with `!` in front takes its topics "
+        "out again. Quote a filter that begins with `#` or `!`.",
+        examples=[["sensor/#", "!sensor/debug/#"]],
+    )
+    direction: Literal["out", "in", "both"] = Field(
+        default="out",
+        description="Which way messages go: `from` to `to` (`out`), the other way (`in`), or both. "
+        "`topics` are those on the side of `from` in any case, and the way back undoes `strip` and "
+        "`prepend`.",
+    )
+    priority: int = Field(
+        default=0,
+        description="Routes with a higher number come first, routes with equal ones in the order "
+        "of the file.",
+    )
+    stop: bool = Field(
+        default=False,
+        description="A message that this route takes is not taken by routes that come after it.",
     )
     topic: str | None = Field(
         default=None,
-        description="Template of the topic to publish on; knows `${topic}`, `${clientid}`, "
-        "`${username}` and `${node}`. Not together with `strip` or `prepend`.",
+        description="Template of the topic to publish on; knows `${topic}`, its levels "
+        "(`${topic[0]}`, `${topic[1:]}`, `${topic[-1]}`), what the wildcards of the filter stand "
+        "for (`${1}`, `${2}`), `${clientid}`, `${username}`, `${node}` and "
+        "`${connection.client_id}`. Not together with `strip` or `prepend`.",
         examples=["site-7/${topic}"],
     )
     strip: str | None = Field(
@@ -91,19 +105,43 @@ class RouteSettings(SettingsModel):
         "acknowledged it (`disk`; this version has no store on disk yet), or when it is in the "
         "queue (`memory`).",
     )
+    connection: str | None = Field(
+        default=None,
+        description="Client id of the connection to publish by, for a connector with several; a "
+        "template like `topic`. Not set means that topics are spread over all.",
+        examples=["${clientid}"],
+    )
+    check_as: str | None = Field(
+        default=None,
+        min_length=1,
+        description="User whose rights in `auth.acl_file` the route keeps: it takes from `local` "
+        "what that user may read, and publishes there what that user may write. Not set means "
+        "that routes may do everything.",
+        examples=["bridge"],
+    )
     queue: QueueSettings = Field(
         default_factory=QueueSettings, description="Messages that wait for the target."
     )
 
     @property
     def filters(self) -> tuple[bytes, ...]:
-        """The topic filters as they go over the wire."""
-        return tuple(text.encode() for text in self.topics)
+        """The filters that take messages, as they go over the wire."""
+        return tuple(text.encode() for text in self.included)
+
+    @property
+    def included(self) -> tuple[str, ...]:
+        """The filters that take messages."""
+        return tuple(text for text in self.topics if not text.startswith("!"))
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """The filters that take messages out again, without their `!`."""
+        return tuple(text[1:] for text in self.topics if text.startswith("!"))
 
     @property
     def maps_topics(self) -> bool:
         """Whether a message can leave with another topic than it came with."""
-        return bool(self.strip or self.prepend) or self.topic not in (None, "${topic}")
+        return TopicMap.of(self, "node").changes
 
     @field_validator("topics", mode="before")
     @classmethod
@@ -122,23 +160,18 @@ class RouteSettings(SettingsModel):
             for index, text in enumerate(value)
             if (problem := _filter_problem(text))
         )
+        if all(text.startswith("!") for text in value):
+            raise ValueError("only takes topics out; add a filter of what to take, such as '#'")
         return value
 
-    @field_validator("topic")
+    @field_validator("topic", "connection")
     @classmethod
     def _valid_template(cls, value: str | None) -> str | None:
         if value is None:
             return None
         if not value:
             raise ValueError("must not be empty")
-        for name in _PLACEHOLDER.findall(value):
-            if name not in TEMPLATE_NAMES:
-                known = ", ".join(f"${{{known}}}" for known in TEMPLATE_NAMES)
-                hint = did_you_mean(name, TEMPLATE_NAMES)
-                raise ValueError(f"'${{{name}}}' is unknown, use {known}{hint}")
-        if "${" in _PLACEHOLDER.sub("", value):
-            raise ValueError("holds a '${' without its '}'")
-        return _literal(_PLACEHOLDER.sub("", value), value)
+        return _literal(Template(value).literal, value)
 
     @field_validator("strip", "prepend")
     @classmethod
@@ -160,15 +193,50 @@ class RouteSettings(SettingsModel):
             ]
         if self.max_qos is not None and self.qos != "keep" and self.qos > self.max_qos:
             found.append(Problem(("max_qos",), f"is below the fixed 'qos: {self.qos}'"))
+        for key in ("topic", "connection"):
+            text = getattr(self, key)
+            if text is not None:
+                problems = Template(text).problems(self.included)
+                found += [Problem((key,), problem) for problem in problems]
+        if self.connection is not None and Template(self.connection).connection:
+            found.append(Problem(("connection",), "cannot name itself"))
+        if self.direction != "out":
+            found += self._no_way_back()
+        return found
+
+    def _no_way_back(self) -> list[Problem]:
+        """What cannot be turned round for a route that also goes from `to` to `from`."""
+        wanted = f"'direction: {self.direction}'"
+        topics = TopicMap.of(self, "node")
+        if topics.inverse() is None:
+            text = f"cannot be turned round for {wanted}; use strip and prepend, or two routes"
+            return [Problem(("topic",), text)]
+        found = []
+        for index, text in enumerate(self.topics):
+            if text.startswith("!"):
+                continue
+            if text.startswith("$share/"):
+                problem = f"is a shared subscription, which {wanted} cannot turn round"
+            elif self.strip and not text.startswith(self.strip):
+                problem = f"does not begin with '{self.strip}', so {wanted} could not lead back"
+            elif (turned := topics.exact_image(text.encode())) is None:
+                problem = f"has a wildcard behind '{self.prepend}', within a level"
+            else:
+                problem = _filter_problem(turned.decode())
+                problem = f"on the side of 'to', {problem}" if problem else ""
+            if problem:
+                found.append(Problem(("topics", index), problem))
+        if self.connection is not None and self.direction == "in":
+            found.append(Problem(("connection",), "is of no use: nothing is published on 'to'"))
         return found
 
 
 def _filter_problem(text: str) -> str:
     """Return what is wrong with a topic filter, or an empty text."""
-    if text.startswith("!"):
-        return "filters that exclude ('!') are not supported; list what to take instead"
+    if text.startswith("!$share/"):
+        return "takes topics out and cannot be shared; leave '$share/.../' out"
     try:
-        data = text.encode()
+        data = text.removeprefix("!").encode()
     except UnicodeEncodeError:
         return "is not valid Unicode"
     try:

@@ -1,0 +1,203 @@
+"""What happens to one message, hop by hop: what `isthmus explain` prints.
+
+The process is built as `isthmus run` builds it, but nothing is opened or connected and no file is
+written. Its own exchange is asked where the message goes, and its own route tables note what they
+decided. Only who has subscribed at the broker is not known here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from isthmus.app.app import App
+from isthmus.auth.principal import Principal
+from isthmus.broker.retained import RetainOutlet
+from isthmus.connectors.connector import Connector
+from isthmus.delivery.endpoint import Origin
+from isthmus.delivery.outlet import LaneOutlet
+from isthmus.errors import ConfigError
+from isthmus.mqtt.topics import matches, split_shared
+from isthmus.routing.copies import PartOutlet
+from isthmus.routing.refusal import RefusedOutlet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from isthmus.app.settings import Settings
+    from isthmus.delivery.lane import Lane
+    from isthmus.delivery.message import Message
+    from isthmus.delivery.outlet import Outlet
+    from isthmus.delivery.plan import Plan
+    from isthmus.routing.route import Decision
+    from isthmus.routing.table import Hop, Way
+
+
+async def hops(
+    settings: Settings, message: Message, source: str, client_id: str, username: str | None
+) -> list[str]:
+    """The lines that say what happens to `message` from `source`.
+
+    `client_id` and `username` are those of the publisher, for a message from `local`.
+
+    Raises:
+        ConfigError: there is no such endpoint, or a file of the configuration cannot be used.
+    """
+    # Without its folder it writes no client ids.
+    broker = settings.broker.model_copy(update={"data": None})
+    app = App(settings.model_copy(update={"broker": broker}))
+    try:
+        if source not in app.endpoints:
+            known = ", ".join(app.endpoints)
+            raise ConfigError(f"there is no endpoint '{source}'; --from is one of: {known}")
+        return list(_Explained(app).lines(message, source, client_id, username))
+    finally:
+        await app.close()
+
+
+class _Explained:
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._hops: list[Hop] = []
+        self._left: set[tuple[str, bytes]] = set()
+        for table in app.tables.values():
+            table.hops = self._hops
+            table.start()
+
+    def lines(
+        self, message: Message, source: str, client_id: str, username: str | None
+    ) -> Iterator[str]:
+        app = self._app
+        retain = ", with the retain flag" if message.retain else ""
+        yield f"{message.topic.decode()}, QoS {message.qos}{retain}, from {source}"
+        connector = app.connectors.get(source)
+        if connector is None:
+            name = app.broker.authenticator.identity(username)
+            principal = Principal(name, client_id)
+            code = app.broker.rights.refusal(principal, message.topic)
+            user = name or ("(none, as nothing checks names)" if username else "(none)")
+            who = f"client {client_id or '(unknown)'}, user {user}"
+            if code:
+                yield f"  {who} may not publish there: it is refused with 0x{code:02X}"
+                return
+            yield f"  {who} may publish there; clients that have subscribed to it get it"
+            origin = Origin(self, client_id, name or "")
+            plan = app.broker.exchange.plan_for(message.topic, origin)
+        else:
+            plan = connector.exchange.plan_for(message.topic, connector.origin)
+            yield f"  {self._asked(connector, message.topic)}"
+        self._left = {(self._member(lane)[0].name, topic) for lane, topic in _lanes(plan)}
+        for hop in self._hops:
+            yield from self._hop(hop)
+        if not self._hops:
+            yield f"at {source}: no route takes it"
+        yield from self._result(message, plan)
+
+    def _asked(self, connector: Connector, topic: bytes) -> str:
+        for filter_, qos in connector.subscriptions.cover().items():
+            if matches(split_shared(filter_)[1], topic):
+                return f"{connector.name} is subscribed to {filter_.decode()} with QoS {qos}"
+        return f"{connector.name} is not subscribed to it, so it will not come"
+
+    def _hop(self, hop: Hop) -> Iterator[str]:
+        indent = "  " * hop.depth
+        yield f"{indent}at {hop.endpoint}, {hop.topic.decode()}:"
+        if not hop.decisions:
+            yield f"{indent}  no route takes it"
+        sent = {id(route): way for way in hop.ways for route in way[0].routes}
+        for decision in hop.decisions:
+            route = decision.route
+            text = f"{indent}  route {route.name} ({decision.filter_.decode()})"
+            way = sent.get(id(route))
+            if way is None:
+                yield f"{text}: {_left_out(decision)}"
+            else:
+                yield f"{text}: {self._way(way[0], decision, followed=way[1])}"
+
+    def _way(self, way: Way, decision: Decision, *, followed: bool) -> str:
+        text = f"to {way.target.name} as {way.topic.decode()}"
+        if way.connection is not None:
+            text += f" by connection {way.connection.decode(errors='replace')}"
+        if way.routes[0] is not decision.route:
+            return f"{text}; joined with route {way.routes[0].name}, which leads to the same place"
+        if way.target.final:
+            # Also what an exchange further up has taken away.
+            back = (way.target.name, way.topic) not in self._left
+            return f"{text}; not sent, as it came from {way.target.name}" if back else text
+        if followed:
+            return f"{text}, also for clients that have subscribed"
+        return f"{text}; not followed, as that would be a circle or a second time"
+
+    def _result(self, message: Message, plan: Plan) -> Iterator[str]:
+        flags = message.flags
+        yield "result:"
+        waits: list[str] = []
+        refused = 0
+        nothing = True
+        for found in plan.retaining if message.retain else plan.outlets:
+            outlet: Outlet = found
+            if isinstance(outlet, PartOutlet):
+                if flags not in outlet.flags:
+                    continue
+                outlet = outlet.outlet
+            nothing = False
+            if isinstance(outlet, RefusedOutlet):
+                refused = refused or outlet.code
+                yield f"  dropped, counted as {outlet.reason}: {outlet.detail}"
+            elif isinstance(outlet, RetainOutlet):
+                yield "  kept as a retained message at local"
+            elif isinstance(outlet, LaneOutlet):
+                yield f"  {self._sent(outlet, flags, waits)}"
+        if nothing:
+            yield "  it leaves by no connector"
+        yield f"  {_acknowledged(message.qos, waits, refused)}"
+
+    def _sent(self, outlet: LaneOutlet, flags: int, waits: list[str]) -> str:
+        connector, number = self._member(outlet.lane)
+        leaves = outlet.first[flags] & 7
+        text = f"{connector.name} gets {outlet.topic[2:].decode()} with QoS {leaves >> 1}"
+        text += ", retained" if leaves & 1 else ""
+        if len(connector.members) > 1:
+            text += f", by connection {number} of {len(connector.members)}"
+        if leaves >> 1 and not outlet.memory:
+            waits.append(connector.name)
+        if not leaves >> 1:
+            text += f"; dropped while {connector.name} is away"
+        return text
+
+    def _member(self, lane: Lane) -> tuple[Connector, int]:
+        """The connector and the number of the connection that a lane belongs to."""
+        return next(
+            (connector, number)
+            for connector in self._app.connectors.values()
+            for number, member in enumerate(connector.members, 1)
+            if member.lane is lane
+        )
+
+
+def _lanes(plan: Plan) -> Iterator[tuple[Lane, bytes]]:
+    """The lanes that a plan leads to, each with the topic there."""
+    for outlet in plan.retaining:
+        inner = outlet.outlet if isinstance(outlet, PartOutlet) else outlet
+        if isinstance(inner, LaneOutlet):
+            yield inner.lane, inner.topic[2:]
+
+
+def _acknowledged(qos: int, waits: list[str], refused: int) -> str:
+    if not qos:
+        return "nobody waits for an acknowledgement: QoS 0"
+    packet = "PUBACK" if qos == 1 else "PUBREC"
+    if refused:
+        return f"{packet} has the code 0x{refused:02X} over MQTT 5, and means success over MQTT 3"
+    if waits:
+        names = list(dict.fromkeys(waits))
+        have = "has" if len(names) == 1 else "have"
+        return f"{packet} is sent when {' and '.join(names)} {have} acknowledged it"
+    return f"{packet} is sent at once"
+
+
+def _left_out(decision: Decision) -> str:
+    if decision.verdict == "excluded":
+        return f"not taken: {decision.detail}"
+    if decision.verdict == "stopped":
+        return f"not asked: route {decision.detail} comes before it and has 'stop'"
+    return f"refused with 0x{decision.code:02X}, {decision.verdict}: {decision.detail}"

@@ -1,0 +1,248 @@
+"""What `mosquitto.conf` says for the whole process: the broker, its log, its folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from isthmus.app.mosquitto.blocks import Block, Configuration, Setting
+from isthmus.app.mosquitto.bridges import (
+    DEFAULT_MAX_PACKET_SIZE_BYTES,
+    inflight_of,
+    take_path,
+)
+from isthmus.app.mosquitto.draft import Draft, literal
+from isthmus.app.mosquitto.option import Answer
+
+DEFAULT_QUEUED_MESSAGES = 1000
+DEFAULT_TOPIC_ALIASES = 10
+DEFAULT_AUTO_ID_PREFIX = "auto-"
+TOPIC_LEVELS = 200
+UNLIMITED = 1_000_000_000
+"""More messages than fit into the bytes that a queue may have."""
+
+LONGEST_RETAIN_EXPIRY_MINUTES = 10_000_000
+LONGEST_AUTO_ID_PREFIX = 50
+
+SECONDS_PER_UNIT = {
+    "s": 1,
+    "h": 3600,
+    "d": 86_400,
+    "w": 7 * 86_400,
+    "m": 30 * 86_400,
+    "y": 365 * 86_400,
+}
+LEVELS = {
+    "error": "error",
+    "warning": "warning",
+    "notice": "info",
+    "information": "info",
+    "debug": "debug",
+    "subscribe": "debug",
+    "unsubscribe": "debug",
+    "websockets": "debug",
+    "internal": "debug",
+    "all": "debug",
+}
+_SEVERITY = ("error", "warning", "info", "debug")
+_DESTINATIONS = ("stdout", "stderr", "syslog")
+_ELSEWHERE = ("topic", "dlt", "android")
+_DURATION = re.compile(r"(\d+)([shdwmy])")
+
+
+def write_broker(configuration: Configuration, draft: Draft) -> None:
+    """Write the `broker`, `log` and `pid_file` keys. What is not set has Mosquitto's default."""
+    general = configuration.general
+    _flow(general, draft)
+    _limits(general, draft)
+    _retain(general, draft)
+    _identity(configuration, draft)
+    _persistence(general, draft)
+    _log(general, draft)
+    take_path(general, "pid_file", ("pid_file",), draft)
+    for lines in general.lines.values():
+        if lines[-1].option.answer is Answer.NO_EFFECT:
+            _no_effect(lines[-1], draft)
+
+
+def _flow(general: Block, draft: Draft) -> None:
+    found = general.last("max_inflight_messages")
+    for key in ("max_inflight", "receive_maximum"):
+        draft.put(("broker", key), inflight_of(found), found)
+    found = general.last("max_packet_size")
+    size = found.value if found else DEFAULT_MAX_PACKET_SIZE_BYTES
+    draft.put(("broker", "max_packet_size"), size, found)
+    found = general.last("message_size_limit")
+    if found is not None and found.value:
+        draft.put(("broker", "max_payload"), found.value, found)
+    found = general.last("max_keepalive")
+    if found is not None and found.value:
+        draft.put(("broker", "max_keepalive"), f"{found.value}s", found)
+    found = general.last("sys_interval")
+    draft.put(("broker", "sys_interval"), f"{found.value if found else 10}s", found)
+
+
+def _limits(general: Block, draft: Draft) -> None:
+    loc = ("broker", "limits")
+    draft.put((*loc, "topic_levels"), TOPIC_LEVELS)
+    found = general.last("max_queued_messages")
+    number = _number(found, DEFAULT_QUEUED_MESSAGES)
+    draft.put((*loc, "queued_messages"), number if number > 0 else UNLIMITED, found)
+    for option, key in (
+        ("max_queued_bytes", "queued_bytes"),
+        ("global_max_clients", "sessions"),
+        ("global_max_connections", "connections"),
+    ):
+        found = general.last(option)
+        if found is not None and _number(found, 0) > 0:
+            draft.put((*loc, key), found.value, found)
+    for option, key in (
+        ("queue_qos0_messages", "queue_qos0"),
+        ("upgrade_outgoing_qos", "upgrade_outgoing_qos"),
+    ):
+        draft.take(general, option, ("broker", key))
+
+
+def _retain(general: Block, draft: Draft) -> None:
+    draft.take(general, "retain_available", ("broker", "retain_available"))
+    draft.take(general, "check_retain_source", ("broker", "check_retain_source"))
+    found = general.last("retain_expiry_interval")
+    if found is not None:
+        minutes = min(_number(found, 1), LONGEST_RETAIN_EXPIRY_MINUTES)
+        draft.put(("broker", "retain_expiry"), f"{minutes}m", found)
+
+
+def _identity(configuration: Configuration, draft: Draft) -> None:
+    """Options that Mosquitto has per listener, and this broker for all of them."""
+    general = configuration.general
+    found = general.last("clientid_prefixes")
+    if found is not None:
+        draft.put(("broker", "client_id_prefixes"), [literal(found.value)], found)
+    securities = [configuration.security, *(block.security for block in configuration.listeners)]
+    if configuration.default not in configuration.listeners:
+        securities.append(configuration.default.security)
+    blocks = [*configuration.listeners]
+    if configuration.default not in blocks:
+        blocks.append(configuration.default)
+    empty = [found for block in securities if (found := block.last("allow_zero_length_clientid"))]
+    _one_for_all(draft, ("broker", "allow_empty_client_id"), empty, None)
+    prefixes = [found for block in securities if (found := block.last("auto_id_prefix"))]
+    prefixes += [found for block in blocks if (found := block.last("listener_auto_id_prefix"))]
+    for found in prefixes:
+        if len(str(found.value).encode()) > LONGEST_AUTO_ID_PREFIX:
+            draft.problem(found, f"must not be longer than {LONGEST_AUTO_ID_PREFIX} bytes")
+    _one_for_all(draft, ("broker", "auto_id_prefix"), prefixes, DEFAULT_AUTO_ID_PREFIX)
+    names = [found for block in blocks if (found := block.last("use_username_as_clientid"))]
+    _one_for_all(draft, ("broker", "username_as_client_id"), names, None)
+    aliases = [found for block in blocks if (found := block.last("max_topic_alias"))]
+    lowest = min(aliases, key=lambda found: _number(found, 0), default=None)
+    for found in aliases:
+        if lowest is not None and found.value != lowest.value:
+            draft.note(found, f"it is {lowest.value} for all listeners, the lowest of them")
+    draft.put(
+        ("broker", "topic_alias_maximum"),
+        lowest.value if lowest else DEFAULT_TOPIC_ALIASES,
+        lowest,
+    )
+
+
+def _one_for_all(draft: Draft, loc: tuple[str, ...], found: list[Setting], default: object) -> None:
+    """Write a value that several listeners may have given, if they agree."""
+    for setting in found:
+        if setting.value != found[0].value:
+            draft.problem(setting, f"differs from {found[0].statement.where}: listeners share it")
+    if found:
+        draft.put(loc, literal(found[0].value), found[0])
+    elif default is not None:
+        draft.put(loc, default)
+
+
+def _persistence(general: Block, draft: Draft) -> None:
+    on = general.last("persistence")
+    if on is not None and on.value:
+        found = general.last("persistence_location")
+        folder = Path(str(found.value) if found else ".").absolute()
+        draft.put(("broker", "data"), literal(str(folder)), found or on)
+    found = general.last("persistent_client_expiration")
+    if found is None:
+        return
+    match = _DURATION.fullmatch(found.statement.words[0])
+    if match is None or not int(match[1]):
+        draft.problem(found, "must be a number with one of s, h, d, w, m, y behind it, as 14d")
+        return
+    seconds = int(match[1]) * SECONDS_PER_UNIT[match[2]]
+    draft.put(("broker", "max_session_expiry"), f"{seconds}s", found)
+
+
+def _log(general: Block, draft: Draft) -> None:
+    """Write where the log goes and what is in it."""
+    to: list[str] = []
+    where = file = None
+    for found in general.all("log_dest"):
+        kind, *rest = found.statement.words
+        where = found
+        if kind == "none":
+            to = []
+        elif kind in _DESTINATIONS:
+            to += [kind] if kind not in to else []
+        elif kind == "file":
+            path = found.statement.rest.lstrip(" ").removeprefix("file").strip()
+            if not path:
+                draft.problem(found, "needs the path of a file")
+            elif file is not None:
+                draft.problem(found, f"file is there twice, first at {file.statement.where}")
+            else:
+                file = found
+                draft.put(("log", "file"), literal(str(Path(path).absolute())), found)
+        elif kind in _ELSEWHERE:
+            draft.note(found, f"the log is not written to {kind}")
+            to += ["stderr"] if "stderr" not in to else []
+        else:
+            draft.problem(found, "must be none, stdout, stderr, syslog, topic or file")
+        del rest
+    if where is not None:
+        draft.put(("log", "to"), to, where)
+    facility = general.last("log_facility")
+    if facility is not None:
+        draft.put(("log", "syslog_facility"), f"local{facility.value}", facility)
+    _log_types(general, draft)
+
+
+def _log_types(general: Block, draft: Draft) -> None:
+    levels: set[str] = set()
+    last = None
+    for found in general.all("log_type"):
+        kind = found.statement.words[0]
+        last = found
+        if kind == "none":
+            levels = set()
+        elif kind in LEVELS:
+            levels.add(LEVELS[kind])
+        else:
+            draft.problem(found, f"must be one of none, {', '.join(LEVELS)}")
+    if last is None:
+        return
+    if not levels:
+        draft.put(("log", "to"), [], last)
+        draft.data["log"].pop("file", None)
+        return
+    level: Any = max(levels, key=_SEVERITY.index)
+    draft.put(("log", "level"), level, last)
+    missing = set(_SEVERITY[: _SEVERITY.index(level)]) - levels
+    if missing:
+        draft.note(last, f"more severe entries ({', '.join(sorted(missing))}) are written as well")
+
+
+def _no_effect(setting: Setting, draft: Draft) -> None:
+    """Say that an option does nothing, where it would change something."""
+    default = {"set_tcp_nodelay": True, "log_timestamp": True, "enable_control_api": False}
+    if setting.value == default.get(setting.option.name):
+        return
+    if setting.option.name in ("memory_limit", "max_inflight_bytes") and not setting.value:
+        return
+    draft.note(setting, f"no effect: {setting.option.becomes}")
+
+
+def _number(setting: Setting | None, default: int) -> int:
+    return setting.value if setting and isinstance(setting.value, int) else default

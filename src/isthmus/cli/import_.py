@@ -1,0 +1,73 @@
+"""`isthmus import`: the configuration of another system, written as one of this."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isthmus.errors import ConfigError
+
+SOME_REFUSED = 1
+
+importing = typer.Typer(
+    name="import",
+    help="Write the configuration of another system as commented YAML.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@importing.callback()
+def options() -> None:
+    """Write the configuration of another system as commented YAML."""
+
+
+@importing.command("mosquitto")
+def import_mosquitto(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A mosquitto.conf.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            show_default=False,
+            help="Write there, readable by this user only, instead of standard output.",
+        ),
+    ] = None,
+) -> None:
+    """Write FILE, a mosquitto.conf, as YAML that does the same.
+
+    Each line says in a comment which line it comes from; what is refused stands at the top. The
+    text holds the passwords that FILE holds.
+
+    \b
+    Exit status: 0 done; 1 done, but something was refused; 2 FILE is wrong.
+    """  # noqa: D301
+    from isthmus.app.mosquitto.translation import translate
+    from isthmus.app.mosquitto.yaml_text import yaml_text
+
+    draft = translate(file)
+    if draft.problems:
+        raise ConfigError(*draft.problems)
+    text = yaml_text(draft, str(file))
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        _write(output, text)
+    for note in draft.refused:
+        typer.echo(f"isthmus: {note} (refused)", err=True)
+    if draft.refused:
+        raise typer.Exit(SOME_REFUSED)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None

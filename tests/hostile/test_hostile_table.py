@@ -1,0 +1,77 @@
+"""The table of advisories is complete, and what it says is so."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+from types import FunctionType
+from typing import get_args
+
+import pytest
+from advisories import ROWS
+
+from isthmus.app.settings import Settings
+from isthmus.auth.settings import AuthSettings
+from isthmus.broker.settings import BrokerSettings
+from isthmus.cli.main import app
+from isthmus.net.settings import ListenerSettings
+
+HERE = Path(__file__).parent
+
+LAST = 68
+
+# What is not there yet; a row whose feature has come needs a test instead.
+ABSENT = {
+    "WebSocket": lambda: (
+        get_args(ListenerSettings.model_fields["transport"].annotation) == ("tcp",)
+    ),
+    "ACL per listener": lambda: "auth" not in ListenerSettings.model_fields,
+    "reload": lambda: "reload" not in {one.name for one in app.registered_commands},
+    "certificates as users": lambda: "identity" not in ListenerSettings.model_fields,
+    "JWT": lambda: "jwt" not in AuthSettings.model_fields,
+    "sessions on disk": lambda: (
+        "Sessions and messages are in memory" in (BrokerSettings.model_fields["data"].description)
+    ),
+}
+
+
+def told() -> dict[str, str]:
+    """Each test of this folder, and what it says of itself: docstring and names of its cases."""
+    found = {}
+    for file in HERE.glob("test_*.py"):
+        for name, test in vars(importlib.import_module(file.stem)).items():
+            if name.startswith("test_") and isinstance(test, FunctionType):
+                cases = [case for mark in getattr(test, "pytestmark", []) for case in mark.args[1:]]
+                found[name] = f"{test.__doc__} {' '.join(str(list(case)) for case in cases)}"
+    return found
+
+
+def test_every_row_is_there_once():
+    assert [row.number for row in ROWS] == list(range(1, LAST + 1))
+    assert all(row.ids and row.what for row in ROWS)
+    assert all(bool(row.where) != bool(row.absent) for row in ROWS)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[f"{row.number} {row.ids[0]}" for row in ROWS])
+def test_a_row_has_tests_that_name_it_or_a_reason(row):
+    if row.absent:
+        assert ABSENT[row.absent](), f"{row.absent} has come: row {row.number} needs a test"
+        return
+    known = told()
+    said = ""
+    for where in row.where:
+        file, _, name = where.rpartition("::")
+        if file:
+            assert re.search(rf"def {name}\(", (HERE.parent.parent / file).read_text())
+        else:
+            said += known[name]
+    for name in row.ids:
+        assert re.search(re.escape(name) + r"(?!\d)", said.replace("EMQX#", "EMQX #")), name
+
+
+def test_no_http_port_is_open_by_itself():
+    """Section 4, HTTP front: this version has none, so there is nothing to attack."""
+    assert Settings.model_validate({"http": None}).http is None
+    with pytest.raises(ValueError, match="has no HTTP API"):
+        Settings.model_validate({"http": {"bind": "0.0.0.0:80"}})
