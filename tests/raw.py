@@ -33,6 +33,8 @@ PROPERTIES: dict[str, tuple[int, str]] = {
     "session_expiry": (17, "4"),
     "assigned_id": (18, "s"),
     "server_keep_alive": (19, "2"),
+    "auth_method": (21, "s"),
+    "auth_data": (22, "b"),
     "will_delay": (24, "4"),
     "request_problem": (23, "1"),
     "reason": (31, "s"),
@@ -290,6 +292,13 @@ def parse_hello(body: bytes) -> Hello:
     )
 
 
+def auth_packet(code: int, method: str | None, data: bytes | None = None) -> bytes:
+    values: dict[str, Any] = {} if method is None else {"auth_method": method}
+    if data is not None:
+        values["auth_data"] = data
+    return packet(AUTH << 4, bytes([code]) + properties(**values))
+
+
 class Raw:
     """One end of a connection. `version` decides how packets are written and read."""
 
@@ -380,7 +389,7 @@ class Raw:
             found.session_present, found.code = bool(body[0] & 1), body[1]
             if v5 and len(body) > 2:
                 found.properties = read_properties(body, 2)[0]
-        elif found.kind == DISCONNECT:
+        elif found.kind in (DISCONNECT, AUTH):
             found.code = body[0] if body else 0
             if v5 and len(body) > 1:
                 found.properties = read_properties(body, 1)[0]

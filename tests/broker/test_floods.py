@@ -65,7 +65,8 @@ async def test_a_login_that_finds_no_place_is_told_that_the_server_is_busy(
     isthmus, tmp_path, version, code
 ):
     near = await isthmus(slow_users(tmp_path, "anna"))
-    near.app.broker.authenticator._queue.maximum = 2
+    (passwords,) = near.app.broker.access.authenticator._sources.chain
+    passwords.checks.queue.maximum = 2
     flood = [await Raw.open(near.port, version) for _ in range(10)]
     for number, raw in enumerate(flood):
         raw.send(connect_packet("x", version, username="anna", password=str(number)))

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from test_cli_check import run
 
-from isthmus.app.hops import hops
+from isthmus.app.message_path import hops
 from isthmus.app.settings import Settings
 from isthmus.cli.main import main
 from isthmus.config.loader import parse_text

@@ -221,7 +221,7 @@ PUBLIC = "listeners: [{bind: 0.0.0.0:1}]"
     ],
 )  # fmt: skip
 def test_who_may_be_anonymous(text: str, allowed: bool) -> None:
-    assert root(text).anonymous_allowed is allowed
+    assert root(text).doors[0].anonymous_allowed is allowed
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_port_0_may_be_there_twice() -> None:
 def test_no_listener_needs_no_users() -> None:
     settings = root("listeners: []")
     assert settings.listeners == ()
-    assert settings.only_loopback
+    assert settings.doors[0].anonymous_allowed
 
 
 def test_anonymous_behind_required_certificates(tmp_path: Path) -> None:
@@ -276,4 +276,4 @@ def test_anonymous_behind_required_certificates(tmp_path: Path) -> None:
         "auth: {allow_anonymous: true}\nlisteners: [{bind: 0.0.0.0:1, tls: {certificate: s.pem,"
         " client_ca: ca.pem, require_client_certificate: true}}]"
     )
-    assert parse_text(Settings, text, base=tmp_path).anonymous_allowed
+    assert parse_text(Settings, text, base=tmp_path).doors[0].anonymous_allowed

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 from isthmus import clock
 from isthmus.app.files import load_files
-from isthmus.auth.authenticator import Authenticator
+from isthmus.auth.access import Access
 from isthmus.broker.broker import LOCAL, Broker
 from isthmus.broker.sys_topics import SysTopics
 from isthmus.connectors.client_ids import ClientIds
@@ -59,12 +60,13 @@ class App:
             ConfigError: a password, ACL, certificate or client id file cannot be used.
         """
         self.settings = settings
-        access, passwords = load_files(settings)
+        sources = load_files(settings)
         prepare_folder(settings.broker.data)
-        authenticator = Authenticator(passwords, allow_anonymous=settings.anonymous_allowed)
         client_ids = ClientIds(settings.broker.data)
         self.reactor = Reactor(poller=poller)
-        self.broker = Broker(settings.broker, self.reactor, authenticator, access)
+        levels = settings.broker.limits.topic_levels
+        self.doors = {realm: Access(found, levels, realm) for realm, found in sources.items()}
+        self.broker = Broker(settings.broker, self.reactor, self.doors[""])
         self.sys_topics = SysTopics(self.broker)
         self.legs = list(legs(settings.routes, settings.node))
         self.connectors = {name: self._connector(name, client_ids) for name in settings.connectors}
@@ -98,7 +100,9 @@ class App:
             self.endpoints[leg.source],
             self.endpoints[leg.target],
             node=self.settings.node,
-            checked_as=CheckedAs(leg, self.broker.rights, LOCAL) if leg.settings.check_as else None,
+            checked_as=CheckedAs(leg, self.broker.access.rights, LOCAL)
+            if leg.settings.check_as
+            else None,
         )
 
     async def start(self) -> None:
@@ -110,11 +114,12 @@ class App:
         try:
             for number, settings in enumerate(self.settings.listeners):
                 where = f"listeners[{number}]"
+                door = self.doors["" if settings.auth is None else where]
                 self.listeners.append(
                     listen(
                         self.reactor,
                         settings,
-                        self.broker.accept,
+                        partial(self.broker.accept, access=door),
                         max_packet_size=self.settings.broker.max_packet_size,
                     )
                 )
@@ -140,10 +145,25 @@ class App:
         for connector in self.connectors.values():
             connector.start()
         self.sys_topics.start()
+        for door in self.doors.values():
+            door.authenticator.start()
         # What exists now lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
+
+    def reload_access(self) -> None:
+        """Read the files of users, rights and keys again, and hold live clients to them.
+
+        The settings are those of the start. Who is no longer a user, or has another password, is
+        disconnected; all others have their new rights at once.
+
+        Raises:
+            ConfigError: a file cannot be used; nothing was changed.
+        """
+        for realm, sources in load_files(self.settings).items():
+            self.doors[realm].replace(sources)
+        self.broker.rights_changed()
 
     async def stop(self) -> None:
         """Stop taking messages, let what is on its way arrive, say goodbye, close."""
@@ -187,7 +207,8 @@ class App:
         # One more turn of the loop, so that goodbyes are flushed.
         await asyncio.sleep(DRAIN_STEP_S)
         self.reactor.close()
-        self.broker.authenticator.close()
+        for door in self.doors.values():
+            door.close()
 
 
 def prepare_folder(folder: Path | None) -> None:

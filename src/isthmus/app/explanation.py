@@ -15,6 +15,7 @@ from isthmus.routing.rings import echoes, rings
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from isthmus.app.door import Door
     from isthmus.app.settings import Settings
     from isthmus.connectors.settings import ConnectorSettings
     from isthmus.net.settings import ListenerSettings
@@ -29,8 +30,11 @@ def explain(settings: Settings) -> Iterator[str]:
         yield f"Clients connect to {_listener(listener)}."
     if not settings.listeners:
         yield "No client can connect: there are no listeners."
-    else:
-        yield f"Clients need {_access(settings)}."
+    for door in settings.doors:
+        if door.listeners:
+            binds = ", ".join(listener.bind for listener in door.listeners.values())
+            where = f" at {binds}" if len(door.listeners) < len(settings.listeners) else ""
+            yield f"Clients{where} need {_access(door)}."
     yield _memory(settings)
     used = {end for route in settings.routes.values() for end in (route.source, route.to)}
     for name, connector in settings.connectors.items():
@@ -65,14 +69,24 @@ def _listener(settings: ListenerSettings) -> str:
     return f"{text}, from this machine only" if settings.loopback else text
 
 
-def _access(settings: Settings) -> str:
-    auth = settings.auth
+def _access(door: Door) -> str:
+    auth = door.auth
     parts = []
+    if auth.identity != "username":
+        name = "common name" if auth.identity == "common_name" else "subject"
+        parts.append(f"a client certificate, whose {name} is the user name")
+    if auth.jwt is not None:
+        parts.append("a token")
     if auth.password_file is not None:
         parts.append(f"a user name and password of {auth.password_file}")
-    if settings.anonymous_allowed:
-        parts.append("or none" if parts else "no user name and no password")
-    text = " ".join(parts) or "a client certificate"
+    if auth.http is not None:
+        parts.append(f"the consent of {auth.http.url}")
+    if auth.scram is not None:
+        parts.append(f"SCRAM-SHA-256 with a user of {auth.scram}")
+    parts += [f"the method of {path}" for path in auth.methods]
+    if door.anonymous_allowed:
+        parts.append("none" if parts else "no user name and no password")
+    text = " or ".join(parts) or "a client certificate"
     if auth.acl_file is not None:
         return f"{text}, and may read and write what {auth.acl_file} allows"
     return f"{text}, and may read and write every topic"

@@ -12,8 +12,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isthmus.auth.acl import AccessList
-from isthmus.auth.passwords import PasswordFile
+from isthmus.auth.sources import Sources, load_sources
 from isthmus.connectors.identity import tls_of
 from isthmus.errors import ConfigError
 from isthmus.net.contexts import client_context, server_context
@@ -26,33 +25,27 @@ if TYPE_CHECKING:
 log = logging.getLogger("isthmus.app")
 
 
-def load_files(settings: Settings) -> tuple[AccessList | None, PasswordFile | None]:
-    """Read every file; returns the rights and the users.
+def load_files(settings: Settings) -> dict[str, Sources]:
+    """Read every file; returns what decides about clients, by realm (see `Settings.doors`).
 
     TLS contexts are kept where listeners and connectors will look for them.
 
     Raises:
         ConfigError: with one text for everything that is wrong.
     """
-    auth = settings.auth
     problems = list(_tls_problems(settings))
-    access = passwords = None
-    try:
-        if auth.acl_file is not None:
-            access = AccessList.load(auth.acl_file)
-    except ConfigError as error:
-        problems += error.problems
-    try:
-        if auth.password_file is not None:
-            passwords = PasswordFile.load(auth.password_file)
-    except ConfigError as error:
-        problems += error.problems
+    found: dict[str, Sources] = {}
+    for door in settings.doors:
+        try:
+            found[door.realm] = load_sources(door.auth, allow_anonymous=door.anonymous_allowed)
+        except ConfigError as error:
+            problems += error.problems
     if problems:
         raise ConfigError(*problems)
     for key, path in _secret_files(settings):
         if os.name == "posix" and path.stat().st_mode & stat.S_IROTH:
             log.warning("%s: %s may be read by every user of this machine; chmod o-rwx", key, path)
-    return access, passwords
+    return found
 
 
 def _secret_files(settings: Settings) -> Iterator[tuple[str, Path]]:

@@ -21,13 +21,13 @@ from pydantic import (
     model_validator,
 )
 
+from isthmus.app.door import BrokerListenerSettings, Door
 from isthmus.auth.settings import AuthSettings
 from isthmus.broker.settings import BrokerSettings
 from isthmus.config.model import SettingsModel
 from isthmus.config.problems import Loc, Problem, did_you_mean, raise_any
 from isthmus.config.secrets import Expanded, shown
 from isthmus.connectors.settings import ConnectorSettings
-from isthmus.net.settings import ListenerSettings
 from isthmus.net.tls_settings import OR_FOLDER
 from isthmus.routing.settings import RouteSettings
 
@@ -100,8 +100,8 @@ class Settings(SettingsModel):
         "Not set means the host name.",
         examples=["edge-a"],
     )
-    listeners: tuple[ListenerSettings, ...] = Field(
-        default_factory=lambda: (ListenerSettings(bind=DEFAULT_BIND),),
+    listeners: tuple[BrokerListenerSettings, ...] = Field(
+        default_factory=lambda: (BrokerListenerSettings(bind=DEFAULT_BIND),),
         description="Addresses to accept MQTT clients on.",
         json_schema_extra={"default": [{"bind": DEFAULT_BIND}]},
     )
@@ -131,16 +131,15 @@ class Settings(SettingsModel):
     )
 
     @property
-    def only_loopback(self) -> bool:
-        """Whether nobody outside this machine can reach a listener."""
-        return all(listener.loopback for listener in self.listeners)
-
-    @property
-    def anonymous_allowed(self) -> bool:
-        """Whether clients without a user name may connect."""
-        if self.auth.allow_anonymous is not None:
-            return self.auth.allow_anonymous
-        return self.only_loopback and self.auth.password_file is None
+    def doors(self) -> tuple[Door, ...]:
+        """Who may come in where: first by the root's `auth`, then by those of listeners."""
+        shared = {i: one for i, one in enumerate(self.listeners) if one.auth is None}
+        own = (
+            Door(f"listeners[{index}]", ("listeners", index, "auth"), one.auth, {index: one})
+            for index, one in enumerate(self.listeners)
+            if one.auth is not None
+        )
+        return (Door("", ("auth",), self.auth, shared), *own)
 
     @model_validator(mode="before")
     @classmethod
@@ -170,7 +169,7 @@ class Settings(SettingsModel):
         raise_any(
             [
                 *self._listener_problems(),
-                *self._access_problems(),
+                *(problem for door in self.doors for problem in door.problems()),
                 *self._connector_problems(),
                 *self._route_problems(),
                 *_file_problems(self, ()),
@@ -187,27 +186,6 @@ class Settings(SettingsModel):
                     f"is the same as listeners[{seen[listener.bind]}].bind",
                 )
             seen.setdefault(listener.bind, index)
-
-    def _access_problems(self) -> Iterator[Problem]:
-        auth = self.auth
-        if auth.allow_anonymous and not auth.insecure_public_anonymous:
-            for index, listener in enumerate(self.listeners):
-                if not listener.loopback and not _only_certificates(listener):
-                    yield Problem(
-                        ("listeners", index, "bind"),
-                        f"'{listener.bind}' is open to others, and 'auth.allow_anonymous: true' "
-                        "lets everybody in; set 'auth.password_file', or bind to 127.0.0.1",
-                    )
-        if self.listeners and auth.password_file is None and not self.anonymous_allowed:
-            reason = (
-                "'allow_anonymous' is false"
-                if auth.allow_anonymous is False
-                else "a listener is open to others"
-            )
-            yield Problem(
-                ("auth", "password_file"),
-                f"is required, as {reason}: without it nobody could connect",
-            )
 
     def _connector_problems(self) -> Iterator[Problem]:
         """A connector to this very process would send every message round for ever."""
@@ -322,7 +300,3 @@ def _file_problem(path: Path) -> str:
 def _folder_problem(path: Path) -> str:
     """A folder that is not there yet is made when it is needed."""
     return f"'{path}' is no folder" if path.exists() and not path.is_dir() else ""
-
-
-def _only_certificates(listener: ListenerSettings) -> bool:
-    return listener.tls is not None and listener.tls.require_client_certificate

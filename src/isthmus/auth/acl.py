@@ -101,6 +101,16 @@ class AccessList:
             raise ConfigError(*problems)
         return cls(anonymous, users, patterns)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both give the same rights by the same lines."""
+        return isinstance(other, AccessList) and (
+            self._anonymous == other._anonymous
+            and self._users == other._users
+            and self._patterns == other._patterns
+        )
+
+    __hash__ = object.__hash__
+
     def may_write(self, principal: Principal, topic: bytes) -> bool:
         """Whether the principal may publish on a topic, now or by its will."""
         if topic.startswith(b"$"):
@@ -263,6 +273,15 @@ def _rule(rest: bytes) -> Rule:
             f"'{_text(word)}' is no access, use read, write, readwrite or deny; "
             "a topic with blanks needs one of them in front"
         )
+    return make_rule(access, topic)
+
+
+def make_rule(access: int, topic: bytes) -> Rule:
+    """Return the rule that gives `access` on a filter.
+
+    Raises:
+        ValueError: it is no topic filter.
+    """
     try:
         check_filter(topic)
     except MQTTError as error:

@@ -1,36 +1,24 @@
-"""Whether a client is who it says, without stopping the event loop for it.
+"""Whether a client is who it says: the sources are asked in order, the first that knows decides.
 
-A good hash costs tenths of a second of CPU by design. Three things keep a reconnect storm from
-paying that for every client: credentials verified a moment ago are remembered (as an HMAC with a
-key of this process, never as they are), equal questions that arrive together share one check, and
-slow checks run on a few threads while the loop goes on. Wrong credentials are not remembered; a
-guess costs its full price every time. What waits for a thread is bounded and fair
-(`check_queue.py`), and nothing is computed for a client that has gone.
+    identity        the verified client certificate, where it is to give the user name
+    jwt             a token
+    password_file   a user name that is in the file, and its password
+    http            whoever the service knows
+    (none of them)  a client without user name and password, if anonymous clients are allowed
+
+A client that asks for enhanced authentication (MQTT 5) goes by its method alone. With a certificate
+that gives the user name, the method has to succeed as well, and the name is the certificate's.
 """
 
-import asyncio
-import hmac
-import secrets
+from __future__ import annotations
+
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
-from isthmus import clock
-from isthmus.auth.check_queue import Check, CheckQueue
-from isthmus.auth.passwords import PasswordFile
-from isthmus.errors import ProtocolViolation
-
-REMEMBER_S = 60.0
-"""A changed or revoked password works this long at most, unless `replace` is called."""
-
-REMEMBERED = 16_384
-"""Verified credentials per generation; there are two, young and old."""
-
-THREADS = 2
-"""Checks at the same time; more would only take CPU from the messages."""
-
-SERVER_BUSY = 0x89
-"""The reason code for a login that finds no place in the queue (3 in MQTT 3)."""
+from isthmus.auth.certificate import CertificateSource
+from isthmus.auth.login import ANONYMOUS, DENIED, Login, Verdict
+from isthmus.auth.method import Method
+from isthmus.auth.source import Unsure
+from isthmus.auth.sources import Sources
 
 
 def never() -> bool:
@@ -41,172 +29,93 @@ def never() -> bool:
 class Authenticator:
     """Decides who may connect. Not thread-safe: it belongs to the event loop.
 
-    Without a password file there is nothing to verify a name with: then everybody is as good as
-    anonymous, and `identity` is None for all.
+    Without sources there is nothing to verify a name with: then everybody is as good as anonymous.
     """
 
-    def __init__(
-        self,
-        passwords: PasswordFile | None,
-        *,
-        allow_anonymous: bool,
-        now: Callable[[], float] = clock.monotonic,
-    ) -> None:
-        self._passwords = passwords
-        self._allow_anonymous = allow_anonymous
-        self._now = now
-        self._key = secrets.token_bytes(32)
-        self._young: dict[bytes, float] = {}
-        self._old: dict[bytes, float] = {}
-        self._pending: dict[bytes, Check] = {}
-        self._queue = CheckQueue()
-        self._running = 0
-        self._pool: ThreadPoolExecutor | None = None
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
 
-    def identity(self, username: str | None) -> str | None:
-        """Return the user name that rights may be given to, after a successful check."""
-        return username if self._passwords is not None else None
+    def start(self) -> None:
+        """Begin what runs in the background, such as fetching keys."""
+        for source in self._sources.chain:
+            source.start()
 
-    def cached(self, username: str | None, password: bytes | None) -> bool | None:
-        """Answer at once where no hash is needed: yes, no, or None for `authenticate`."""
-        if self._passwords is None:
-            return self._allow_anonymous
-        if username is None:
-            # A password without a user name (MQTT 5) is a token that nothing here can verify.
-            return self._allow_anonymous and password is None
-        if not password:
-            return False
-        return True if self._remembers(self._digest(username, password)) else None
+    def at_once(self, login: Login) -> Verdict | None:
+        """Answer where nothing has to be waited for; None for `authenticate`."""
+        for source in self._sources.chain:
+            answer = source.at_once(login)
+            if isinstance(answer, Verdict):
+                return answer
+            if answer is Unsure.WAIT:
+                return None
+        return self._anonymous(login)
 
-    async def authenticate(
-        self,
-        username: str | None,
-        password: bytes | None,
-        *,
-        source: str = "",
-        gone: Callable[[], bool] = never,
-    ) -> bool:
+    async def authenticate(self, login: Login, gone: Callable[[], bool] = never) -> Verdict:
         """Whether the client may connect. Cancelling it is safe.
 
-        `source` says where the client is; clients of one source share their turns. `gone` is asked
-        when the turn has come: for a client that has gone nothing is computed, and the answer is
-        no.
+        `gone` is asked when the turn of this login has come: for a client that has gone nothing is
+        computed, and the answer is no.
 
         Raises:
-            ProtocolViolation: Too many wait already (0x89).
+            ProtocolViolation: There is no answer now, with the reason code.
         """
         while True:
-            passwords = self._passwords
-            answer = self.cached(username, password)
-            if answer is not None or passwords is None or username is None or password is None:
-                return bool(answer)
-            digest = self._digest(username, password)
-            if not passwords.is_slow(username):
-                return self._conclude(digest, passwords.verify(username, password))
-            check = self._pending.get(digest)
-            if check is None:
-                check = Check(
-                    digest,
-                    passwords,
-                    username,
-                    password,
-                    source=source,
-                    answer=asyncio.get_running_loop().create_future(),
-                )
-                self._enqueue(check, gone)
-            else:
-                check.waiters.append(gone)
-            try:
-                # One of several that wait may be cancelled; the check goes on for the others.
-                verified = await asyncio.shield(check.answer)
-            finally:
-                check.waiters.remove(gone)
-                if not check.waiters:
-                    self._queue.discard(check)
-                    self._forget(check)
-            if self._passwords is passwords:
-                return verified
+            sources = self._sources
+            verdict = await self._ask(sources, login, gone)
+            if self._sources is sources:
+                return verdict
             # `replace` came in between: what was right a moment ago may be revoked now.
 
-    def replace(self, passwords: PasswordFile | None, *, allow_anonymous: bool) -> None:
-        """Take a new password file; all that was verified with the old one is forgotten."""
-        self._passwords = passwords
-        self._allow_anonymous = allow_anonymous
-        # A check that still runs knows the old file: with a new key its answer is remembered
-        # under a digest that nobody asks for.
-        self._key = secrets.token_bytes(32)
-        self._young.clear()
-        self._old.clear()
-        self._pending = {}
-        while (check := self._queue.pop()) is not None:
-            check.answer.set_result(False)  # who waits for it asks again
+    def method(self, name: str) -> Method | None:
+        """The method of enhanced authentication with this name; None if there is none."""
+        return self._sources.methods.get(name)
+
+    def confirm(self, login: Login, verdict: Verdict) -> Verdict:
+        """What the verdict of a method is for a client with this certificate."""
+        for source in self._sources.chain:
+            if isinstance(source, CertificateSource) and verdict.allowed:
+                shown = source.at_once(login)
+                if isinstance(shown, Verdict):
+                    return verdict._replace(allowed=shown.allowed, username=shown.username)
+        return verdict
+
+    def still_good(self, verdict: Verdict) -> bool:
+        """Whether the verdict would be the same with the sources as they are now."""
+        sources = self._sources
+        if not verdict.by:
+            return sources.allow_anonymous
+        if verdict.by in sources.methods:
+            judge = getattr(sources.methods[verdict.by], "still_good", None)
+            return judge is None or bool(judge(verdict))
+        return any(
+            source.name == verdict.by and source.still_good(verdict) for source in sources.chain
+        )
+
+    def replace(self, sources: Sources) -> None:
+        """Take other sources; all that was verified with the old ones is forgotten."""
+        old, self._sources = self._sources, sources
+        for source in old.chain:
+            source.close()
+        self.start()
 
     def close(self) -> None:
-        """End the threads. Who waits for a check that has not begun gets a CancelledError."""
-        while (check := self._queue.pop()) is not None:
-            check.answer.cancel()
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+        """End what runs in the background."""
+        for source in self._sources.chain:
+            source.close()
 
-    def _enqueue(self, check: Check, gone: Callable[[], bool]) -> None:
-        digest = check.digest
-        check.waiters.append(gone)
-        self._pending[digest] = check
-        # Also credentials whose minute is over were good once.
-        loser = self._queue.add(check, known=digest in self._young or digest in self._old)
-        if loser is not None:
-            self._forget(loser)
-            loser.answer.set_exception(
-                ProtocolViolation("too many logins wait for their turn", SERVER_BUSY)
-            )
-        self._start()
+    async def _ask(self, sources: Sources, login: Login, gone: Callable[[], bool]) -> Verdict:
+        for source in sources.chain:
+            answer = source.at_once(login)
+            if answer is Unsure.WAIT:
+                answer = await source.ask(login, gone)
+            if isinstance(answer, Verdict):
+                return answer
+            if self._sources is not sources:
+                return DENIED  # asked again by the caller
+        return self._anonymous(login)
 
-    def _start(self) -> None:
-        """Give a thread to those whose turn it is."""
-        while self._running < THREADS and (check := self._queue.pop()) is not None:
-            if all(gone() for gone in check.waiters):
-                self._forget(check)
-                check.answer.set_result(False)
-                continue
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="isthmus-auth")
-            self._running += 1
-            done = asyncio.get_running_loop().run_in_executor(
-                self._pool, check.passwords.verify, check.username, check.password
-            )
-            done.add_done_callback(partial(self._done, check))
-
-    def _done(self, check: Check, done: asyncio.Future[bool]) -> None:
-        self._running -= 1
-        self._forget(check)
-        answer = check.answer
-        if done.cancelled():
-            answer.cancel()
-        elif (error := done.exception()) is not None:
-            answer.set_exception(error)
-        else:
-            answer.set_result(self._conclude(check.digest, done.result()))
-        self._start()
-
-    def _forget(self, check: Check) -> None:
-        if self._pending.get(check.digest) is check:
-            del self._pending[check.digest]
-
-    def _conclude(self, digest: bytes, verified: bool) -> bool:
-        if verified:
-            if len(self._young) >= REMEMBERED:
-                self._old = self._young
-                self._young = {}
-            self._young[digest] = self._now() + REMEMBER_S
-        return verified
-
-    def _remembers(self, digest: bytes) -> bool:
-        until = self._young.get(digest)
-        if until is None:
-            until = self._old.get(digest, 0.0)
-        return self._now() < until
-
-    def _digest(self, username: str, password: bytes) -> bytes:
-        name = username.encode(errors="surrogatepass")
-        return hmac.digest(self._key, b"%d:%b%b" % (len(name), name, password), "sha256")
+    def _anonymous(self, login: Login) -> Verdict:
+        nameless = login.username is None and login.password is None
+        if self._sources.allow_anonymous and (nameless or not self._sources.any):
+            return ANONYMOUS
+        return DENIED

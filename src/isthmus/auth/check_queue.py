@@ -1,4 +1,4 @@
-"""Password checks that wait for a thread, shared out fairly.
+"""Checks of logins that wait for a thread, shared out fairly.
 
 A flood of wrong logins must not keep good clients waiting. So credentials that were good before go
 first, which nobody can claim who does not know them, and all others take turns by where they come
@@ -9,60 +9,56 @@ one.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from isthmus.auth.passwords import PasswordFile
+T = TypeVar("T")
 
 MAX_WAITING = 1000
 """Checks that may wait: more than two threads get done before the clients lose patience."""
 
 
-class Check:
+class Check(Generic[T]):
     """One question, shared by all who ask it at the same time.
 
-    `waiters` say whether they have gone; `source` is where the first of them is.
+    `work` finds the answer, on a thread. `waiters` say whether they have gone; `source` is where
+    the first of them is.
     """
 
-    __slots__ = ("answer", "digest", "password", "passwords", "source", "username", "waiters")
+    __slots__ = ("answer", "key", "source", "waiters", "work")
 
     def __init__(
         self,
-        digest: bytes,
-        passwords: PasswordFile,
-        username: str,
-        password: bytes,
-        *,
+        key: bytes,
+        work: Callable[[], T],
         source: str,
-        answer: asyncio.Future[bool],
+        answer: asyncio.Future[T | None],
     ) -> None:
-        self.digest = digest
-        self.passwords = passwords
-        self.username = username
-        self.password = password
+        self.key = key
+        self.work = work
         self.source = source
         self.answer = answer
         self.waiters: list[Callable[[], bool]] = []
 
 
-class CheckQueue:
+class CheckQueue(Generic[T]):
     """Checks in the order in which they get a thread; at most `maximum` from strangers."""
 
     __slots__ = ("_known", "_sources", "_strangers", "maximum")
 
     def __init__(self, maximum: int = MAX_WAITING) -> None:
         self.maximum = maximum
-        self._known: deque[Check] = deque()
-        self._sources: dict[str, deque[Check]] = {}  # in the order of their turns
+        self._known: deque[Check[T]] = deque()
+        self._sources: dict[str, deque[Check[T]]] = {}  # in the order of their turns
         self._strangers = 0
 
     def __len__(self) -> int:
         return len(self._known) + self._strangers
 
-    def add(self, check: Check, *, known: bool) -> Check | None:
+    def add(self, check: Check[T], *, known: bool) -> Check[T] | None:
         """Take `check`; the one that loses its place, which may be `check` itself, or None."""
         if known:
             self._known.append(check)
@@ -79,7 +75,7 @@ class CheckQueue:
         self._strangers += 1
         return loser
 
-    def pop(self) -> Check | None:
+    def pop(self) -> Check[T] | None:
         """Take out the one whose turn it is; None if there is none."""
         if self._known:
             return self._known.popleft()
@@ -93,7 +89,7 @@ class CheckQueue:
         self._strangers -= 1
         return check
 
-    def discard(self, check: Check) -> None:
+    def discard(self, check: Check[T]) -> None:
         """Take `check` out, if it is there."""
         waiting = self._sources.get(check.source)
         if waiting is not None and check in waiting:

@@ -20,7 +20,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from isthmus.errors import ConfigError
 
@@ -35,6 +35,9 @@ FAST_ITERATIONS = 200
 
 SALT_BYTES = 12
 """The salt length that every Mosquitto since 2.0 can read."""
+
+ARGON2_KIB, ARGON2_PASSES, ARGON2_LANES, ARGON2_SALT_BYTES = 47_104, 1, 1, 64
+"""The costs of new argon2id entries: those of Mosquitto 2.1, and one of OWASP's proposals."""
 
 MAX_ARGON2_KIB = 1 << 20
 MAX_ARGON2_PASSES = 100
@@ -146,7 +149,7 @@ class PasswordFile:
             except ValueError as error:
                 problems.append(f"{path}:{number}: {error}")
         if not entries and not problems:
-            problems.append(f"{path}:1: has no users; add one with mosquitto_passwd")
+            problems.append(f"{path}:1: has no users; add one with isthmus passwd")
         if problems:
             raise ConfigError(*problems)
         return cls(entries)
@@ -156,6 +159,10 @@ class PasswordFile:
 
     def __contains__(self, username: str) -> bool:
         return username in self._entries
+
+    def entry(self, username: str) -> Entry | None:
+        """The hash of a user, for comparing it with that of another file; None if unknown."""
+        return self._entries.get(username)
 
     def is_slow(self, username: str) -> bool:
         """Whether `verify` for this name takes long; known and unknown names look the same."""
@@ -179,31 +186,65 @@ def create_entry(
     username: str,
     password: bytes,
     *,
+    kind: Literal["argon2id", "sha512-pbkdf2"] = "sha512-pbkdf2",
     iterations: int = DEFAULT_ITERATIONS,
     salt: bytes | None = None,
 ) -> str:
-    """Return a line of a password file (`$7$`), without line break, that Mosquitto reads as well.
+    """Return a line of a password file, without line break, that Mosquitto reads as well.
 
     Args:
         username: not empty, without `:`, control characters and blanks at its ends.
         password: not empty.
-        iterations: 1 to MAX_ITERATIONS.
+        kind: `sha512-pbkdf2` is `$7$`; `argon2id` needs the `argon2` extra, and Mosquitto 2.1.
+        iterations: 1 to MAX_ITERATIONS, of `$7$` only.
         salt: random unless given.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of its range, or the library for `kind` is missing.
     """
-    _check_username(username)
-    if ":" in username or username.startswith("#"):
-        raise ValueError("a user name must not hold ':' or begin with '#'")
+    check_new_username(username)
     if not password:
         raise ValueError("the password is empty")
+    if kind == "argon2id":
+        return f"{username}:{_create_argon2(password, salt)}"
     if not 1 <= iterations <= MAX_ITERATIONS:
         raise ValueError(f"iterations must be between 1 and {MAX_ITERATIONS}")
     salt = secrets.token_bytes(SALT_BYTES) if salt is None else salt
     digest = _pbkdf2(password, salt, iterations)
     encoded = (base64.b64encode(part).decode() for part in (salt, digest))
     return f"{username}:$7${iterations}${'$'.join(encoded)}"
+
+
+def check_new_username(username: str) -> None:
+    """Raise ValueError if the name cannot stand in a file of users."""
+    check_username(username)
+    if ":" in username or username.startswith("#"):
+        raise ValueError("a user name must not hold ':' or begin with '#'")
+
+
+def _create_argon2(password: bytes, salt: bytes | None) -> str:
+    _need_argon2()
+    from argon2 import low_level
+
+    encoded: bytes = low_level.hash_secret(
+        password,
+        secrets.token_bytes(ARGON2_SALT_BYTES) if salt is None else salt,
+        time_cost=ARGON2_PASSES,
+        memory_cost=ARGON2_KIB,
+        parallelism=ARGON2_LANES,
+        hash_len=_HASH_BYTES,
+        type=low_level.Type.ID,
+    )
+    return encoded.decode()
+
+
+def _need_argon2() -> None:
+    try:
+        import argon2  # noqa: F401 - only here, as few need it
+    except ImportError:
+        raise ValueError(
+            "the hash is argon2id, for which a library is missing: pip install isthmus[argon2]"
+        ) from None
 
 
 def _pbkdf2(password: bytes, salt: bytes, iterations: int) -> bytes:
@@ -222,11 +263,12 @@ def _parse_line(raw: bytes) -> Iterator[tuple[str, Entry]]:
     if not colon:
         raise ValueError("the line is not 'user:hash'")
     username = username.strip()
-    _check_username(username)
+    check_username(username)
     yield username, _parse_hash(text.strip())
 
 
-def _check_username(username: str) -> None:
+def check_username(username: str) -> None:
+    """Raise ValueError if no line of a file of users could hold the name."""
     if not username:
         raise ValueError("the user name is empty")
     if username != username.strip():
@@ -251,7 +293,7 @@ def _parse_hash(text: str) -> Entry:
                 raise ValueError(f"the iterations must be between 1 and {MAX_ITERATIONS}")
             return PBKDF2Entry(iterations, _decode(salt), _decode_digest(digest))
     if text.startswith("$"):
-        raise ValueError("the hash is of an unknown kind; use mosquitto_passwd to make it")
+        raise ValueError("the hash is of an unknown kind; use isthmus passwd to make it")
     raise ValueError("the password is not hashed; run mosquitto_passwd -U on the file")
 
 
@@ -269,12 +311,7 @@ def _parse_argon2(text: str) -> Entry:
     for part in (match[4], match[5]):
         if len(_decode(part + "=" * (-len(part) % 4))) < 8:
             raise ValueError("the argon2id hash is cut off")
-    try:
-        import argon2  # noqa: F401 - only here, as few need it
-    except ImportError:
-        raise ValueError(
-            "the hash is argon2id, for which a library is missing: pip install isthmus[argon2]"
-        ) from None
+    _need_argon2()
     return Argon2Entry(text.encode())
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from isthmus import clock
 from isthmus.broker.client import Client
 from isthmus.broker.retained import RetainedMessages, RetainOutlet
-from isthmus.broker.rights import Rights
 from isthmus.broker.session import NEVER, Session, Subscription
 from isthmus.broker.share_group import ShareGroup
 from isthmus.delivery.endpoint import Origin, Subscriber
@@ -30,8 +29,7 @@ from isthmus.net.peer import peer_network, peer_text
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from isthmus.auth.acl import AccessList
-    from isthmus.auth.authenticator import Authenticator
+    from isthmus.auth.access import Access
     from isthmus.auth.principal import Principal
     from isthmus.broker.settings import BrokerSettings
     from isthmus.delivery.plan import Plan
@@ -74,18 +72,12 @@ class Broker:
         self,
         settings: BrokerSettings,
         reactor: Reactor,
-        authenticator: Authenticator,
-        access: AccessList | None = None,
+        access: Access,
     ) -> None:
         self.name = LOCAL
         self.settings = settings
         self.reactor = reactor
-        self.authenticator = authenticator
-        self.rights = Rights(
-            access,
-            settings.limits.topic_levels,
-            check_retain_source=settings.check_retain_source,
-        )
+        self.access = access
         self.hops = Hops()
         self.traffic = Traffic()
         self.drops = Drops("broker", log)
@@ -159,8 +151,8 @@ class Broker:
 
     # -- clients ---------------------------------------------------------------------------------
 
-    def accept(self, link: Link) -> None:
-        """Take a new connection from a listener."""
+    def accept(self, link: Link, access: Access | None = None) -> None:
+        """Take a new connection from a listener; `access` decides about its client."""
         self.accepted += 1
         if self.connected + len(self.unnamed) >= self.settings.limits.connections:
             reason = "too many connections"
@@ -173,7 +165,7 @@ class Broker:
             )
             link.abort(reason)
             return
-        self.unnamed.add(Client(self, link))
+        self.unnamed.add(Client(self, link, access or self.access))
 
     def new_client_id(self) -> str:
         """A client id for a client that sent none."""
@@ -194,7 +186,7 @@ class Broker:
         """
         session = self.sessions.get(principal.client_id)
         if session is not None:
-            if session.principal.username != principal.username:
+            if not principal.is_user_of(session.principal):
                 raise ProtocolViolation(
                     "the session belongs to another user", ReasonCode.NOT_AUTHORIZED
                 )
@@ -213,11 +205,13 @@ class Broker:
             session = Session(
                 principal,
                 self._lane(),
-                self.rights,
+                client.access.rights,
                 self.hops,
                 upgrade=self.settings.upgrade_outgoing_qos,
             )
             self.sessions[principal.client_id] = session
+        else:
+            self.renew_principal(session, principal)
         if session.expires is not None:
             session.expires.cancel()
             session.expires = None
@@ -291,6 +285,27 @@ class Broker:
         if not len(group):
             del self.shares[filter_]
             self.exchange.unsubscribe(split_shared(filter_)[1], group)
+
+    def rights_changed(self) -> None:
+        """Hold live clients to what `Access.replace` brought: end those who may not connect."""
+        for session in list(self.sessions.values()):
+            if session.client is not None and not session.client.still_welcome():
+                session.client.close(ReasonCode.NOT_AUTHORIZED, "this login is no longer valid")
+        self.forget_rights()
+
+    def renew_principal(self, session: Session, principal: Principal) -> None:
+        """The user of a session has logged in again, perhaps with other rights."""
+        changed = session.principal.grants != principal.grants
+        session.principal = principal
+        if changed:
+            self.forget_rights()
+
+    def forget_rights(self) -> None:
+        """Ask for every right to publish and to read anew."""
+        for session in self.sessions.values():
+            if session.client is not None:
+                session.client.forget_plans()
+        self.forget_plans()
 
     def count_refusal(self, error: MQTTError) -> None:
         """Count a connection that we close because of `error`."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from isthmus import clock
+from isthmus.auth.login import DENIED, Verdict
 from isthmus.auth.principal import Principal
+from isthmus.auth.rights import Writer
+from isthmus.broker.admission import Admission
 from isthmus.broker.client_id import choose_client_id
-from isthmus.broker.rights import RefusedOutlet
+from isthmus.broker.refused_outlet import RefusedOutlet
 from isthmus.broker.strangers import hint
 from isthmus.broker.subscriptions import subscribe, unsubscribe
 from isthmus.delivery.endpoint import Origin
@@ -22,6 +25,7 @@ from isthmus.mqtt.connection import PINGRESP, Connection, State
 from isthmus.mqtt.encoder import encode
 from isthmus.mqtt.packet_type import Role
 from isthmus.mqtt.packets import (
+    Auth,
     Connack,
     Connect,
     Disconnect,
@@ -39,6 +43,7 @@ from isthmus.mqtt.reasons import ReasonCode, describe
 from isthmus.net.peer import peer_network, peer_text
 
 if TYPE_CHECKING:
+    from isthmus.auth.access import Access
     from isthmus.broker.broker import Broker
     from isthmus.broker.session import Session
     from isthmus.mqtt.codec import Event
@@ -48,6 +53,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("isthmus.broker")
 
 
+LONGEST_EXPIRY_WATCH_S = 3600.0
+"""How long the clock is trusted when it says that a login has not ended."""
+
 DEAF_CHECK_S = 0.2
 """How often a client that does not read is looked at again."""
 
@@ -55,24 +63,28 @@ DEAF_CHECK_S = 0.2
 class Client(Source):
     """One client from accept to close.
 
-    `session` is None until its CONNECT is accepted. `bridge` says that it is an MQTT 3 client that
+    `access` decides who it is and what it may do, `verdict` is what it decided. `session` is None
+    until its CONNECT is accepted. `bridge` says that it is an MQTT 3 client that
     calls itself a bridge: it gets messages as MQTT 5 clients may ask for it, without its own and
     with the retain flag as published.
     """
 
     __slots__ = (
+        "_admission",
         "_broker",
         "_deaf",
+        "_expiry",
         "_first_bytes",
-        "_task",
         "_timer",
+        "access",
         "bridge",
         "session",
+        "verdict",
         "will",
         "will_delay_s",
     )
 
-    def __init__(self, broker: Broker, link: Link) -> None:
+    def __init__(self, broker: Broker, link: Link, access: Access) -> None:
         settings = broker.settings
         connection = Connection(
             Role.SERVER,
@@ -94,7 +106,10 @@ class Client(Source):
         self.bridge = False
         self.will: Message | None = None
         self.will_delay_s = 0
-        self._task: asyncio.Task[None] | None = None
+        self.access = access
+        self.verdict = DENIED
+        self._admission: Admission | None = None
+        self._expiry: Timer | None = None
         self._timer: Timer | None = link.reactor.wheel.at(
             clock.monotonic() + settings.limits.connect_timeout, self._connect_timeout
         )
@@ -131,6 +146,8 @@ class Client(Source):
             unsubscribe(self._broker, self, event)
         elif isinstance(event, Disconnect):
             self._disconnect(event)
+        elif isinstance(event, Auth):
+            self._auth(event)
         elif not self.handle_flow(event):
             self.fail(ProtocolViolation(f"{type(event).__name__} is not supported here"))
 
@@ -190,47 +207,22 @@ class Client(Source):
 
     def _connect(self, packet: Connect) -> None:
         self.v5 = packet.version == 5
-        if PropertyId.AUTHENTICATION_METHOD in packet.properties:
-            self.fail(
-                ProtocolViolation(
-                    "enhanced authentication is not supported",
-                    ReasonCode.BAD_AUTHENTICATION_METHOD,
-                    "MQTT-4.12.0-1",
-                )
-            )
-            return
         self.bridge = packet.bridge
-        known = self._broker.authenticator.cached(packet.username, packet.password)
-        if known is None:
-            # The hash is slow by design: it runs beside the loop, and what this client has sent
-            # behind its CONNECT waits.
-            self.hold()
-            self._task = asyncio.get_running_loop().create_task(self._authenticate(packet))
-        else:
-            self._authenticated(packet, known)
-
-    async def _authenticate(self, packet: Connect) -> None:
+        timeout_s = self._broker.settings.limits.connect_timeout
+        self._admission = Admission(self, packet, timeout_s)
         try:
-            good = await self._broker.authenticator.authenticate(
-                packet.username,
-                packet.password,
-                source=peer_network(self.link.peername),
-                gone=self._gone,
-            )
+            self._admission.begin()
         except MQTTError as error:
             self.fail(error)
-            return
-        finally:
-            self._task = None
-        if self.closed:
-            return
-        if not good and self._gone():
-            self.link.abort("the client left before its login was checked")
-            return
-        self._authenticated(packet, good)
-        self.unhold()
 
-    def _gone(self) -> bool:
+    def _auth(self, packet: Auth) -> None:
+        assert self._admission is not None  # the decoder lets no AUTH pass without a method
+        try:
+            self._admission.auth(packet)
+        except MQTTError as error:
+            self.fail(error)
+
+    def gone(self) -> bool:
         """Whether the client has closed its side, and wants nothing but the answer to its CONNECT.
 
         The link does not see it while it is paused. What came behind the CONNECT has to be done
@@ -245,24 +237,70 @@ class Client(Source):
         except OSError:
             return True
 
-    def _authenticated(self, packet: Connect, good: bool) -> None:
-        if not good:
-            code = ReasonCode.BAD_USER_NAME_OR_PASSWORD
-            if packet.username is None:
-                code = ReasonCode.NOT_AUTHORIZED
-            self.fail(ProtocolViolation("user name or password is wrong", code))
+    def admit(
+        self, packet: Connect, verdict: Verdict, properties: Properties | None = None
+    ) -> None:
+        """Answer the CONNECT; `properties` are those that the login adds to the CONNACK."""
+        enhanced = properties is not None
+        if not verdict.allowed:
+            if enhanced:
+                error = ProtocolViolation("authentication failed", ReasonCode.NOT_AUTHORIZED)
+            elif packet.username is None:
+                text = "a user name and password, or another login, is needed"
+                error = ProtocolViolation(text, ReasonCode.NOT_AUTHORIZED)
+            else:
+                text = "user name or password is wrong"
+                error = ProtocolViolation(text, ReasonCode.BAD_USER_NAME_OR_PASSWORD)
+            self.fail(error)
             return
+        self.verdict = verdict
+        if not enhanced:
+            self._admission = None
         try:
-            self._open(packet)
+            self._open(packet, verdict, properties or {})
         except MQTTError as error:
             self.fail(error)
+            return
+        self._watch_expiry()
 
-    def _open(self, packet: Connect) -> None:
+    def admit_again(self, verdict: Verdict) -> bool:
+        """Take the verdict of a new login of the same user; False if it is another's."""
+        session = self.session
+        assert session is not None
+        if verdict.username != session.principal.username:
+            return False
+        self.verdict = verdict
+        self._broker.renew_principal(session, replace(session.principal, grants=verdict.grants))
+        self._watch_expiry()
+        return True
+
+    def still_welcome(self) -> bool:
+        """Whether this client would be let in with the users that there are now."""
+        return self.access.authenticator.still_good(self.verdict)
+
+    def _watch_expiry(self) -> None:
+        """End the connection when its login does; the wall clock may be set meanwhile."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        expires_at = self.verdict.expires_at
+        if expires_at is None:
+            return
+        left_s = expires_at - clock.wall()
+        if left_s <= 0:
+            self.close(ReasonCode.MAXIMUM_CONNECT_TIME, "the login has expired")
+        else:
+            self._expiry = self.link.reactor.wheel.at(
+                clock.monotonic() + min(left_s, LONGEST_EXPIRY_WATCH_S), self._watch_expiry
+            )
+
+    def _open(self, packet: Connect, verdict: Verdict, properties: Properties) -> None:
         broker = self._broker
-        client_id, properties = choose_client_id(broker, packet)
+        client_id, assigned = choose_client_id(broker, packet)
+        properties.update(assigned)
         self._limit_keep_alive(packet, properties)
-        username = broker.authenticator.identity(packet.username)
-        principal = Principal(username, client_id)
+        username = verdict.username
+        principal = Principal(username, client_id, self.access.realm, verdict.grants)
         self._take_will(packet, principal)
         session, present = broker.open_session(self, packet, principal)
         if self.v5:
@@ -279,7 +317,7 @@ class Client(Source):
         self.session = session
         self.lane = session.lane
         self.received_qos2 = session.received_qos2
-        self.origin = Origin(session, client_id, username or "")
+        self.origin = Origin(session, client_id, username or "", self._writer(principal))
         self.respond(Connack(present, 0, properties))
         peer = self.connection.peer
         session.lane.attach(
@@ -310,7 +348,7 @@ class Client(Source):
         will = packet.will
         if will is None:
             return
-        code = self._broker.rights.refusal(principal, will.topic)
+        code = self.access.rights.refusal(principal, will.topic)
         if code:
             raise ProtocolViolation("the client may not publish its will", code)
         settings = self._broker.settings
@@ -332,8 +370,12 @@ class Client(Source):
             raise ProtocolViolation(
                 f"the will is larger than {largest} bytes", ReasonCode.QUOTA_EXCEEDED
             )
-        writer = Origin(self, principal.client_id, principal.username or "")
+        writer = self._writer(principal)
         self.will = Message(will.topic, will.payload, will.qos, will.retain, block, writer=writer)
+
+    def _writer(self, principal: Principal) -> Writer | None:
+        check = self._broker.settings.check_retain_source
+        return Writer(principal, self.access.rights) if check else None
 
     # -- keep alive ------------------------------------------------------------------------------
 
@@ -357,7 +399,8 @@ class Client(Source):
 
     def _connect_timeout(self) -> None:
         self._timer = None
-        reason = "no CONNECT in time" if self._task is None else "the login took too long"
+        waits = self._admission is not None
+        reason = "the login took too long" if waits else "no CONNECT in time"
         self._broker.count_refusal(ProtocolViolation(reason, ReasonCode.KEEP_ALIVE_TIMEOUT))
         self._log_end(reason, reason)
         self.link.abort(reason)
@@ -367,7 +410,9 @@ class Client(Source):
     def _disconnect(self, packet: Disconnect) -> None:
         expiry = packet.properties.get(PropertyId.SESSION_EXPIRY_INTERVAL)
         session = self.session
-        assert session is not None
+        if session is None:  # it gave up in the middle of an authentication
+            self.leave("client disconnected")
+            return
         if expiry is not None:
             if expiry and not session.expiry_s:
                 self.fail(ProtocolViolation("the session expiry interval was 0", 0x82))
@@ -438,17 +483,20 @@ class Client(Source):
 
     def _end(self) -> None:
         self.shut()
-        for pending in (self._timer, self._task):
+        for pending in (self._timer, self._expiry):
             if pending is not None:
                 pending.cancel()
-        self._timer = self._task = None
+        self._timer = self._expiry = None
+        if self._admission is not None:
+            self._admission.end()
+            self._admission = None
         if self.session is not None:
             self.session.received_qos2 = self.received_qos2
             self._broker.client_left(self)
         else:
             self._broker.unnamed.discard(self)
 
-    def respond(self, packet: Connack | Pingresp | Suback | Unsuback) -> None:
+    def respond(self, packet: Auth | Connack | Pingresp | Suback | Unsuback) -> None:
         """Send a packet that is not a PUBLISH."""
         if not self.link.out:
             self.link.touch()

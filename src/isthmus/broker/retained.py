@@ -11,7 +11,7 @@ from isthmus.mqtt.properties import message_expiry, with_message_expiry
 from isthmus.mqtt.topic_tree import TopicIndex
 
 if TYPE_CHECKING:
-    from isthmus.delivery.endpoint import Origin
+    from isthmus.auth.rights import Writer
     from isthmus.delivery.receipt import Receipt
     from isthmus.metrics.drops import Drops
 
@@ -48,7 +48,7 @@ class RetainedMessages:
         flags: int,
         properties: bytes,
         payload: bytes,
-        writer: Origin | None = None,
+        writer: Writer | None = None,
     ) -> bool:
         """Replace the message of `topic`; an empty payload removes it (MQTT-3.3.1-6).
 

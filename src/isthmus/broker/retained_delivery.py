@@ -134,7 +134,7 @@ class RetainedDelivery:
         message = self._retained.get(topic)
         if message is None or not session.rights.may_read(session.principal, topic):
             return 0
-        if message.writer is not None and not session.rights.may_still_write(message.writer, topic):
+        if message.writer is not None and not message.writer.may_write(topic):
             return 0
         flags = session.flags(subscription.options.qos, retain=True)
         outlet = LaneOutlet(session.lane, topic, flags, memory=True, stamp=stamp([subscription]))

@@ -12,9 +12,9 @@ from isthmus.mqtt.properties import encode as encode_properties
 
 if TYPE_CHECKING:
     from isthmus.auth.principal import Principal
+    from isthmus.auth.rights import Rights
     from isthmus.broker.client import Client
     from isthmus.broker.retained_delivery import RetainedDelivery
-    from isthmus.broker.rights import Rights
     from isthmus.delivery.endpoint import Origin
     from isthmus.delivery.hops import Hops
     from isthmus.delivery.message import Message

@@ -39,7 +39,7 @@ def explain(
     \b
     Exit status: 0 done; 2 the configuration cannot be used, or there is no such topic or endpoint.
     """  # noqa: D301
-    from isthmus.app.hops import hops
+    from isthmus.app.message_path import message_path
     from isthmus.cli.check import loaded
     from isthmus.delivery.message import Message
     from isthmus.errors import ConfigError, MQTTError
@@ -52,5 +52,5 @@ def explain(
     except MQTTError as error:
         raise ConfigError(f"--topic: {error}") from None
     message = Message(name, b"", qos, retain)
-    for line in asyncio.run(hops(settings, message, source, client_id, username)):
+    for line in asyncio.run(message_path(settings, message, source, client_id, username)):
         typer.echo(line)

@@ -16,6 +16,7 @@ from isthmus import __version__
 from isthmus.cli.check import check, schema
 from isthmus.cli.explain import explain
 from isthmus.cli.import_ import importing
+from isthmus.cli.passwd import passwd
 from isthmus.cli.pub import pub
 from isthmus.cli.run import demo, run
 from isthmus.cli.sub import sub
@@ -59,7 +60,7 @@ for command in (run, check, explain, pub, sub):
     app.command()(command)
 app.command("test")(try_connector)
 app.add_typer(importing)
-for command in (schema, demo):
+for command in (passwd, schema, demo):
     app.command()(command)
 
 

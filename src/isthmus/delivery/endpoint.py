@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from isthmus.auth.rights import Writer
     from isthmus.delivery.message import Message
     from isthmus.delivery.plan import Plan
     from isthmus.delivery.receipt import Receipt
@@ -22,15 +23,23 @@ class Origin:
 
     `key` is the session or the connector that sent it. Outlets that must not echo carry the same
     object and are left out of the plan. `client_id` and `username` are those of the publisher, for
-    templates that name them; both are "" where there is none.
+    templates that name them; both are "" where there is none. `writer` answers whether the
+    publisher of a retained message may still publish it; None where nobody asks.
     """
 
-    __slots__ = ("client_id", "key", "username")
+    __slots__ = ("client_id", "key", "username", "writer")
 
-    def __init__(self, key: object, client_id: str = "", username: str = "") -> None:
+    def __init__(
+        self,
+        key: object,
+        client_id: str = "",
+        username: str = "",
+        writer: Writer | None = None,
+    ) -> None:
         self.key = key
         self.client_id = client_id
         self.username = username
+        self.writer = writer
 
 
 class Subscriber(Protocol):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from isthmus.delivery.endpoint import Origin
+    from isthmus.auth.rights import Writer
 
 
 @dataclass(slots=True)
@@ -24,7 +24,7 @@ class Message:
     retain: bool = False
     properties: bytes = b""
     expires: float | None = None
-    writer: Origin | None = None
+    writer: Writer | None = None
 
     @property
     def flags(self) -> int:

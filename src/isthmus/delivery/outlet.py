@@ -13,7 +13,7 @@ from isthmus.delivery.publication import pack
 from isthmus.mqtt.wire import VARINT, varint
 
 if TYPE_CHECKING:
-    from isthmus.delivery.endpoint import Origin
+    from isthmus.auth.rights import Writer
     from isthmus.delivery.hops import Hops
     from isthmus.delivery.lane import Lane
     from isthmus.delivery.receipt import Receipt
@@ -70,7 +70,7 @@ class Outlet:
     def __init__(self, echo_key: object = None, *, retains: bool = False) -> None:
         self.echo_key = echo_key
         self.retains = retains
-        self.writer: Origin | None = None
+        self.writer: Writer | None = None
 
     def send(self, flags: int, properties: bytes, payload: bytes, receipt: Receipt | None) -> None:
         """Take one message.

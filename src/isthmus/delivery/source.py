@@ -278,7 +278,7 @@ class Source(Settler):
         outlets = plan.outlets
         if flags & 1:
             outlets = plan.retaining
-            writer = self.origin if self.origin.client_id else None
+            writer = self.origin.writer
             for outlet in outlets:
                 if outlet.retains:
                     outlet.writer = writer

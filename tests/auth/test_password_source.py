@@ -1,15 +1,19 @@
-"""The authenticator: what it remembers, what it shares, and what it never does."""
+"""Passwords as a source: what is remembered, what is shared, and what is never done."""
 
 import asyncio
 import threading
 import time
+from typing import Any
 
 import pytest
 
-from isthmus.auth import authenticator as module
-from isthmus.auth.authenticator import REMEMBER_S, Authenticator
+from isthmus.auth import checks as module
+from isthmus.auth.authenticator import Authenticator
 from isthmus.auth.check_queue import Check, CheckQueue
+from isthmus.auth.login import Login
+from isthmus.auth.password_source import REMEMBER_S, THREADS, PasswordSource
 from isthmus.auth.passwords import PasswordFile
+from isthmus.auth.sources import Sources
 from isthmus.errors import MQTTError
 
 
@@ -41,9 +45,39 @@ class Clock:
         return self.time
 
 
-def make(entry: SlowEntry, clock: Clock | None = None, **options: bool) -> Authenticator:
-    options.setdefault("allow_anonymous", False)
-    return Authenticator(PasswordFile({"anna": entry}), now=clock or Clock(), **options)
+def sources(passwords: PasswordFile, clock: Clock | None = None, **options: bool) -> Sources:
+    return Sources((PasswordSource(passwords, now=clock or Clock()),), **options)
+
+
+class Auth:
+    """An authenticator with one password file, asked as a client would."""
+
+    def __init__(
+        self, passwords: PasswordFile, clock: Clock | None = None, **options: bool
+    ) -> None:
+        self.sources = sources(passwords, clock, **options)
+        self.all = Authenticator(self.sources)
+        self.checks = self.sources.chain[0].checks
+
+    def cached(self, username: str | None, password: bytes | None) -> bool | None:
+        verdict = self.all.at_once(Login("c", username, password))
+        return None if verdict is None else verdict.allowed
+
+    async def authenticate(
+        self, username: str | None, password: bytes | None, source: str = "", **how: Any
+    ) -> bool:
+        verdict = await self.all.authenticate(Login("c", username, password, source), **how)
+        return verdict.allowed
+
+    def replace(self, passwords: PasswordFile) -> None:
+        self.all.replace(sources(passwords))
+
+    def close(self) -> None:
+        self.all.close()
+
+
+def make(entry: SlowEntry, clock: Clock | None = None, **options: bool) -> Auth:
+    return Auth(PasswordFile({"anna": entry}), clock, **options)
 
 
 async def test_right_credentials_are_remembered_for_a_minute() -> None:
@@ -75,9 +109,9 @@ async def test_wrong_credentials_are_checked_every_time() -> None:
 
 async def test_names_and_passwords_do_not_run_together() -> None:
     entry = FastEntry()
-    auth = Authenticator(PasswordFile({"an": entry, "anna": entry}), allow_anonymous=False)
+    auth = Auth(PasswordFile({"an": entry, "anna": entry}))
     assert await auth.authenticate("an", b"right")
-    assert auth.cached("anr", b"ight") is None
+    assert not auth.cached("anr", b"ight")
 
 
 async def test_equal_questions_share_one_check() -> None:
@@ -120,21 +154,20 @@ async def test_fast_checks_need_no_thread() -> None:
 async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REMEMBERED", 10)
     entry = FastEntry()
-    auth = Authenticator(
-        PasswordFile({f"u{number}": entry for number in range(100)}), allow_anonymous=False
-    )
+    auth = Auth(PasswordFile({f"u{number}": entry for number in range(100)}))
     for number in range(100):
         assert await auth.authenticate(f"u{number}", b"right")
-    remembered = sum(auth.cached(f"u{number}", b"right") is True for number in range(100))
-    assert 10 <= remembered <= 20
-    assert auth.cached("u99", b"right")
+    checks = auth.checks
+    keys = [checks.key(f"u{number}", b"right") for number in range(100)]
+    assert 10 <= sum(checks.remembered(key) is not None for key in keys) <= 20
+    assert checks.remembered(keys[-1])
 
 
 async def test_a_new_file_forgets_everything() -> None:
     auth = make(FastEntry())
     assert await auth.authenticate("anna", b"right")
-    auth.replace(PasswordFile({"bert": FastEntry()}), allow_anonymous=False)
-    assert auth.cached("anna", b"right") is None
+    auth.replace(PasswordFile({"bert": FastEntry()}))
+    assert not auth.cached("anna", b"right")
     assert not await auth.authenticate("anna", b"right")
 
 
@@ -144,10 +177,10 @@ async def test_a_check_across_a_new_file_is_made_again() -> None:
     auth = make(entry)
     task = asyncio.create_task(auth.authenticate("anna", b"right"))
     await asyncio.sleep(0.01)
-    auth.replace(PasswordFile({"bert": FastEntry()}), allow_anonymous=False)
+    auth.replace(PasswordFile({"bert": FastEntry()}))
     entry.go.set()
     assert not await task
-    assert auth.cached("anna", b"right") is None
+    assert not auth.cached("anna", b"right")
     auth.close()
 
 
@@ -158,24 +191,26 @@ def test_anonymous_clients(anonymous: bool) -> None:
     assert auth.cached(None, b"right") is False  # MQTT 5 allows it; nothing can verify it
     assert auth.cached("anna", None) is False
     assert auth.cached("anna", b"") is False
-    assert auth.identity(None) is None
-    assert auth.identity("anna") == "anna"
 
 
-def test_without_a_password_file_a_name_means_nothing() -> None:
-    auth = Authenticator(None, allow_anonymous=True)
-    assert auth.cached("admin", b"x") is True
-    assert auth.cached(None, None) is True
-    assert auth.identity("admin") is None
-    assert Authenticator(None, allow_anonymous=False).cached("admin", b"x") is False
+def test_without_sources_a_name_means_nothing() -> None:
+    auth = Authenticator(Sources(allow_anonymous=True))
+    for login in (Login("c", "admin", b"x"), Login("c", None, None)):
+        verdict = auth.at_once(login)
+        assert verdict is not None
+        assert (verdict.allowed, verdict.username) == (True, None)
+    verdict = Authenticator(Sources()).at_once(Login("c", "admin", b"x"))
+    assert verdict is not None
+    assert not verdict.allowed
 
 
 async def test_credentials_are_not_kept_as_they_are() -> None:
     auth = make(FastEntry())
     await auth.authenticate("anna", b"right")
-    kept = [name for name in (*auth._young, *auth._old) if b"right" in name or b"anna" in name]
-    assert auth._young
-    assert not kept
+    kept = {**auth.checks._young, **auth.checks._old}
+    assert kept
+    assert not [key for key, (_, found) in kept.items() if b"right" in key or b"anna" in key]
+    assert b"right" not in repr(list(kept.values())).encode()
 
 
 # -- floods --------------------------------------------------------------------------------------
@@ -193,7 +228,7 @@ async def test_nothing_is_computed_for_who_has_given_up() -> None:
     await asyncio.sleep(0.01)
     entry.go.set()
     assert await good
-    assert entry.checks == module.THREADS + 1
+    assert entry.checks == THREADS + 1
     auth.close()
 
 
@@ -240,7 +275,7 @@ async def test_the_queue_is_bounded_and_who_has_most_in_it_loses() -> None:
     entry = SlowEntry()
     entry.go.clear()
     auth = make(entry)
-    auth._queue.maximum = 10
+    auth.checks.queue.maximum = 10
 
     def ask(password: bytes, source: str) -> asyncio.Task[bool]:
         return asyncio.create_task(auth.authenticate("anna", password, source=source))
@@ -249,23 +284,22 @@ async def test_the_queue_is_bounded_and_who_has_most_in_it_loses() -> None:
     others = [ask(b"o%d" % n, f"other {n}") for n in range(3)]
     await asyncio.sleep(0.01)
     refused = [task for task in flood if task.done()]
-    assert len(refused) == 30 - module.THREADS - 10 + 3
+    assert len(refused) == 30 - THREADS - 10 + 3
     for task in refused:
         error = task.exception()
         assert isinstance(error, MQTTError)
         assert error.reason == 0x89
     entry.go.set()
     assert await asyncio.gather(*others) == [False] * 3
-    assert len(auth._queue) == 0 or await asyncio.gather(*(set(flood) - set(refused)))
+    assert len(auth.checks.queue) == 0 or await asyncio.gather(*(set(flood) - set(refused)))
     auth.close()
 
 
 def test_turns_go_round_and_what_is_discarded_is_gone() -> None:
     queue = CheckQueue(4)
-    entry = PasswordFile({"anna": SlowEntry()})
 
     def check(name: str, source: str) -> Check:
-        return Check(name.encode(), entry, name, b"", source=source, answer=None)
+        return Check(name.encode(), lambda: True, source, None)
 
     checks = {name: check(name, name[0]) for name in ("a1", "a2", "a3", "b1", "k1")}
     for name in ("a1", "a2", "a3", "b1"):
@@ -279,5 +313,5 @@ def test_turns_go_round_and_what_is_discarded_is_gone() -> None:
     queue.discard(checks["a3"])
     queue.discard(checks["a2"])
     queue.discard(checks["k1"])
-    assert [queue.pop().username for _ in range(len(queue))] == ["a1", "b1", "c1"]
+    assert [queue.pop().key for _ in range(len(queue))] == [b"a1", b"b1", b"c1"]
     assert queue.pop() is None

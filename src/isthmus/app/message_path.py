@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from isthmus.routing.table import Hop, Way
 
 
-async def hops(
+async def message_path(
     settings: Settings, message: Message, source: str, client_id: str, username: str | None
 ) -> list[str]:
     """The lines that say what happens to `message` from `source`.
@@ -71,9 +71,9 @@ class _Explained:
         yield f"{message.topic.decode()}, QoS {message.qos}{retain}, from {source}"
         connector = app.connectors.get(source)
         if connector is None:
-            name = app.broker.authenticator.identity(username)
+            name = username if app.settings.auth.verifies else None
             principal = Principal(name, client_id)
-            code = app.broker.rights.refusal(principal, message.topic)
+            code = app.broker.access.rights.refusal(principal, message.topic)
             user = name or ("(none, as nothing checks names)" if username else "(none)")
             who = f"client {client_id or '(unknown)'}, user {user}"
             if code:

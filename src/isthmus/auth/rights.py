@@ -1,18 +1,15 @@
-"""What a client may publish and read: the access list, and what nobody may."""
+"""What clients may publish and read: the access list, what came with a login, what nobody may."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from isthmus.auth.principal import Principal
-from isthmus.delivery.outlet import Outlet
 from isthmus.mqtt.topics import matches
 
 if TYPE_CHECKING:
     from isthmus.auth.acl import AccessList
-    from isthmus.delivery.endpoint import Origin
-    from isthmus.delivery.receipt import Receipt
-    from isthmus.metrics.drops import Drops
+    from isthmus.auth.grants import Grants
+    from isthmus.auth.principal import Principal
 
 REMEMBERED_ANSWERS = 16_384
 """Answers of the access list per generation; there are two."""
@@ -26,21 +23,24 @@ SYS_WRITABLE = b"$SYS/broker/connection/+/state"
 
 
 class Rights:
-    """The rights of the broker's clients.
+    """The rights of the clients that log in under the same settings.
 
     Without an access list everybody may publish and read everything except to write below `$SYS/`.
     """
 
-    __slots__ = ("_old", "_young", "access", "check_retain_source", "topic_levels")
+    __slots__ = ("_access", "_old", "_young", "topic_levels")
 
-    def __init__(
-        self, access: AccessList | None, topic_levels: int, *, check_retain_source: bool = True
-    ) -> None:
-        self.access = access
-        self.check_retain_source = check_retain_source
+    def __init__(self, access: AccessList | None, topic_levels: int) -> None:
+        self._access = access
         self.topic_levels = topic_levels
         self._young: dict[tuple[str | None, str, bytes], bool] = {}
         self._old: dict[tuple[str | None, str, bytes], bool] = {}
+
+    def replace(self, access: AccessList | None) -> None:
+        """Take another access list; plans that were made with the old one have to be forgotten."""
+        self._access = access
+        self._young = {}
+        self._old = {}
 
     def refusal(self, principal: Principal, topic: bytes) -> int:
         """The reason code that forbids `principal` to publish to `topic`, or 0."""
@@ -48,13 +48,16 @@ class Rights:
             return 0x90
         if topic.startswith(SYS_PREFIX) and not matches(SYS_WRITABLE, topic):
             return 0x87
-        if self.access is not None and not self.access.may_write(principal, topic):
+        decides = self._decides(principal)
+        if decides is not None and not decides.may_write(principal, topic):
             return 0x87
         return 0
 
     def may_read(self, principal: Principal, topic: bytes) -> bool:
         """Whether messages of `topic` may be delivered to `principal`."""
-        access = self.access
+        if principal.grants is not None:
+            return principal.grants.may_read(principal, topic)
+        access = self._access
         if access is None:
             return True
         # Asked each time a plan is made; the answer is one for all clients of a user, unless a
@@ -73,43 +76,28 @@ class Rights:
                 self._young[key] = answer
         return answer
 
-    def may_still_write(self, writer: Origin, topic: bytes) -> bool:
-        """Whether the publisher of a retained message may publish it now.
-
-        Without that, what somebody wrote who has lost the right since would stay (CVE-2018-12546).
-        """
-        if self.access is None or not self.check_retain_source:
-            return True
-        return self.access.may_write(Principal(writer.username or None, writer.client_id), topic)
-
     def subscribe_refusal(self, principal: Principal, filter_: bytes) -> int:
         """The reason code that forbids `principal` to subscribe to `filter_`, or 0."""
         if filter_.count(b"/") >= self.topic_levels:
             return 0x8F
-        if self.access is not None and not self.access.may_subscribe(principal, filter_):
+        decides = self._decides(principal)
+        if decides is not None and not decides.may_subscribe(principal, filter_):
             return 0x87
         return 0
 
+    def _decides(self, principal: Principal) -> Grants | None:
+        return self._access if principal.grants is None else principal.grants
 
-class RefusedOutlet(Outlet):
-    """Where messages go that their publisher may not send: nowhere, counted.
 
-    An MQTT 5 publisher gets the reason code in its acknowledgement. An MQTT 3 publisher gets a
-    positive one, as MQTT-3.3.5-2 wants for messages that are not authorised.
+class Writer(NamedTuple):
+    """Who published a retained message, and whose rights say whether it may stay readable.
+
+    Without that, what somebody wrote who has lost the right since would stay (CVE-2018-12546).
     """
 
-    __slots__ = ("_drops", "_reason", "_topic", "code")
+    principal: Principal
+    rights: Rights
 
-    def __init__(self, drops: Drops, topic: bytes, code: int) -> None:
-        super().__init__()
-        self._drops = drops
-        self._topic = topic
-        self._reason = "denied" if code == 0x87 else "bad_topic"
-        self.code = code
-
-    def send(self, flags: int, properties: bytes, payload: bytes, receipt: Receipt | None) -> None:
-        """Count the message as dropped."""
-        del flags, properties, payload
-        self._drops.add(self._reason, self._topic)
-        if receipt is not None and receipt.source.v5:
-            receipt.refuse(len(receipt.ids) - 1, self.code)
+    def may_write(self, topic: bytes) -> bool:
+        """Whether the publisher may publish to `topic` now."""
+        return not self.rights.refusal(self.principal, topic)
