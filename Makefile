@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test check format bench bench-quick soak docs clean
+.PHONY: run test conformance check format bench bench-quick soak docs clean
 
 run: $(VENV)/installed
 	$(BIN)/isthmus demo
@@ -15,6 +15,10 @@ test: $(VENV)/installed-test
 	tests/peers.sh
 	$(BIN)/pytest
 	ISTHMUS_INTERPRETED=1 $(BIN)/pytest $(addprefix tests/,mqtt net delivery broker connectors routing)
+
+# Which normative statements of MQTT have a test, and what is missing.
+conformance: $(VENV)/installed-test
+	$(BIN)/python -m tests.conformance
 
 check: $(VENV)/installed-test
 	$(BIN)/ruff format --check .

@@ -106,8 +106,8 @@ CASES: list[tuple[str, int, Role, int, str]] = [
     ("subscribe_ends_before_the_options", 4, SERVER, 0x81, "82 __ 0001 0001 61"),
     ("mqtt_3_8_3_4_reserved_options_3_1_1", 4, SERVER, 0x81, "82 __ 0001 0001 61 04"),
     ("mqtt_3_8_3_5_reserved_options", 5, SERVER, 0x81, "82 __ 0001 00 0001 61 40"),
-    ("subscribe_qos_3", 5, SERVER, 0x81, "82 __ 0001 00 0001 61 03"),
-    ("subscribe_retain_handling_3", 5, SERVER, 0x81, "82 __ 0001 00 0001 61 30"),
+    ("subscribe_qos_3", 5, SERVER, 0x82, "82 __ 0001 00 0001 61 03"),
+    ("subscribe_retain_handling_3", 5, SERVER, 0x82, "82 __ 0001 00 0001 61 30"),
     (
         "mqtt_3_8_3_4_no_local_on_a_share",
         5,

@@ -54,6 +54,7 @@ class FarClient(Source):
 
     __slots__ = (
         "_answer_timer",
+        "_clean_start",
         "_member",
         "_notice_id",
         "_oldest",
@@ -75,6 +76,7 @@ class FarClient(Source):
         )
         super().__init__(link, connection, settings.receive_maximum)
         self._member = member
+        self._clean_start = False
         # What each SUBSCRIBE or UNSUBSCRIBE without an answer asks for, with the QoS.
         self._requests: dict[int, dict[bytes, int]] = {}
         self._timer: Timer | None = None
@@ -96,6 +98,7 @@ class FarClient(Source):
     ) -> None:
         """Send CONNECT."""
         self.v5 = dialect.version == 5
+        self._clean_start = clean_start
         self._send(
             hello(
                 self._member.connector.settings,
@@ -171,6 +174,10 @@ class FarClient(Source):
             )
             self.opened.exception()  # the waiter may be gone
             self.leave("refused by the far side")
+            return
+        if packet.session_present and self._clean_start:
+            text = "the far side says that it has a session, and a clean one was asked for"
+            self.fail(ProtocolViolation(text, None, "MQTT-3.2.2-5"))
             return
         self.opened.set_result(packet)
         # At once, not when the waiter wakes up: messages may follow in the same read.

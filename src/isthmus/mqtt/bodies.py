@@ -221,8 +221,11 @@ def _acknowledgement(
 def _options(byte: int, filter_: bytes, version: int) -> SubscribeOptions:
     options = _SUBSCRIBE_OPTIONS.get(byte)
     if options is None or (version < 5 and byte > 2):
-        clause = "MQTT-3.8.3-5" if version == 5 else "MQTT-3-8.3-4"
-        raise MalformedPacket(f"illegal subscription options 0x{byte:02X}", None, clause)
+        text = f"illegal subscription options 0x{byte:02X}"
+        if version == 5 and byte < 0x40:
+            # Of what is no reserved bit, a value of 3 is a protocol error (MQTT 5, 3.8.3.1).
+            raise ProtocolViolation(text)
+        raise MalformedPacket(text, None, "MQTT-3.8.3-5" if version == 5 else "MQTT-3-8.3-4")
     if options.no_local and filter_.startswith(b"$share/"):
         raise ProtocolViolation("no local on a shared subscription", None, "MQTT-3.8.3-4")
     return options
