@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from test_cli_check import run
 
-from isthmus.app.message_path import hops
+from isthmus.app.message_path import message_path
 from isthmus.app.settings import Settings
 from isthmus.cli.main import main
 from isthmus.config.loader import parse_text
@@ -149,7 +149,9 @@ async def test_it_says_what_the_process_does(isthmus) -> None:
             away = "; dropped while cloud is away" if not found.qos else ""
             got.add(f"  cloud gets {found.topic} with QoS {found.qos}{kept}{away}")
         settings = Settings.model_validate(configuration)
-        lines = await hops(settings, Message(topic.encode(), b"x", qos), "local", "me", None)
+        lines = await message_path(
+            settings, Message(topic.encode(), b"x", qos), "local", "me", None
+        )
         assert got == {line for line in lines if line.startswith("  cloud gets")}
 
 
@@ -161,4 +163,4 @@ async def test_the_page_shows_what_it_prints() -> None:
     text = (docs / "routes.md").read_text().partition("```yaml\n")[2].partition("```")[0]
     settings = parse_text(Settings, text)
     message = Message(b"sensor/1/t", b"", 1)
-    assert "\n".join(await hops(settings, message, "local", "", None)) + "\n" == shown
+    assert "\n".join(await message_path(settings, message, "local", "", None)) + "\n" == shown

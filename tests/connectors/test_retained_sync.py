@@ -149,7 +149,8 @@ async def test_a_route_that_is_taken_away_is_not_synchronised_any_more(isthmus, 
     here = await near.client("here")
     here.publish("out/a", "1", 0, retain=True)
     assert (await there.expect(PUBLISH)).topic == "out/a"
-    near.cloud.retained_sync.remove(near.app.routes["out"], near.app.broker)
+    broker = near.app.broker
+    near.cloud.retained_sync.watch((), near.app.tables["local"], broker, broker.retained)
     await down(near, there)
     here.publish("out/a", "2", 0, retain=True)
     await here.arrived()

@@ -73,14 +73,14 @@ async def test_a_connection_that_is_not_here_is_refused_and_counted(isthmus, far
     for _ in range(2):
         await far.client()
     await near.connected()
-    route = near.app.routes["out"]
+    table = near.app.tables["local"]
 
     class Named:
         """A route that names a connection."""
 
         def resolve(self, topic, options, plan, origin):
             near.cloud.route(
-                topic, plan, origin=route._origin, flags=KEEP, order_key=topic, memory=False,
+                topic, plan, origin=table._origin, flags=KEEP, order_key=topic, memory=False,
                 connection=b"three",
             )  # fmt: skip
 

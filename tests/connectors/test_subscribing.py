@@ -189,7 +189,7 @@ async def test_subscriptions_that_change_are_brought_up_to_date_in_one_go(isthmu
     there, _ = await far.client()
     await grant(there)
     await near.connected()
-    route = near.app.routes["in"]
+    route = near.app.tables["cloud"]
     cloud = near.cloud
     for number in range(20):
         cloud.subscribe(b"c/%d" % number, route, 1)

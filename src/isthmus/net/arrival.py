@@ -14,7 +14,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isthmus.net.link import Link, describe
 from isthmus.net.peer import peer_text
@@ -23,8 +23,9 @@ from isthmus.net.reactor import Reactor
 from isthmus.net.settings import ListenerSettings
 from isthmus.net.timers import Timer
 from isthmus.net.tls import TLSLink
-from isthmus.net.websocket import SecureWebSocketLink, WebSocketLink
-from isthmus.net.websocket_handshake import Offer, ServerHandshake
+
+if TYPE_CHECKING:
+    from isthmus.net.websocket_handshake import Offer
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +44,15 @@ class Stages(NamedTuple):
     @classmethod
     def of(cls, settings: ListenerSettings, max_packet_size: int, timeout_s: float) -> Stages:
         """The stages that settings ask for, besides TLS."""
+        offer = None
+        if settings.transport == "websocket":
+            from isthmus.net.websocket_handshake import Offer  # only who uses it pays for it
+
+            offer = Offer(settings.path, settings.origins, settings.loopback)
         return cls(
             proxy=settings.proxy_protocol,
             proxy_networks=tuple(map(ipaddress.ip_network, settings.proxy_networks)),
-            offer=Offer(settings.path, settings.origins, settings.loopback)
-            if settings.transport == "websocket"
-            else None,
+            offer=offer,
             max_packet_size=max_packet_size,
             timeout_s=timeout_s,
         )
@@ -159,7 +163,11 @@ class Arrival:
         if self._context is None:
             self._upgrade()
             return
-        kind = TLSLink if self._stages.offer is None else SecureWebSocketLink
+        kind = TLSLink
+        if self._stages.offer is not None:
+            from isthmus.net.websocket import SecureWebSocketLink
+
+            kind = SecureWebSocketLink
         link = kind(self._reactor, self._sock, self._peername, self._context, server_side=True)
         self._link = link
         link.handshake(self._secured)
@@ -175,6 +183,9 @@ class Arrival:
         if offer is None:
             self._arrived("")
             return
+        from isthmus.net.websocket import SecureWebSocketLink, WebSocketLink
+        from isthmus.net.websocket_handshake import ServerHandshake
+
         link = self._link
         if link is None:
             link = self._link = WebSocketLink(self._reactor, self._sock, self._peername)

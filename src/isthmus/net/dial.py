@@ -10,7 +10,7 @@ import errno
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from isthmus.clock import monotonic
 from isthmus.errors import ConfigError, ConnectError
@@ -23,8 +23,9 @@ from isthmus.net.socket_options import SocketOptions
 from isthmus.net.tls import TLSLink
 from isthmus.net.tls_failures import explain
 from isthmus.net.tls_settings import TLSClientSettings
-from isthmus.net.websocket import SecureWebSocketLink, WebSocketLink
-from isthmus.net.websocket_handshake import ClientHandshake
+
+if TYPE_CHECKING:
+    from isthmus.net.websocket_handshake import ClientHandshake
 
 DIAL_TIMEOUT_S = 10.0
 
@@ -89,11 +90,15 @@ async def dial(
                     reactor, sock, tls, host, where, peername, framed=bool(websocket)
                 )
             elif websocket:
+                from isthmus.net.websocket import WebSocketLink  # only who uses it pays for it
+
                 link = WebSocketLink(reactor, sock, peername)
             else:
                 return Link(reactor, sock, peername)
             if websocket:
                 step = "the WebSocket handshake"
+                from isthmus.net.websocket_handshake import ClientHandshake
+
                 handshake = ClientHandshake(
                     "localhost" if unix else host,
                     port or 80,
@@ -224,7 +229,11 @@ async def _secure(
             # Reads files, and with the system's authorities for 20 ms, so not in the loop.
             context = await asyncio.to_thread(usable_client_context, settings)
         name = settings.server_name or host.rstrip(".")
-        kind = SecureWebSocketLink if framed else TLSLink
+        kind = TLSLink
+        if framed:
+            from isthmus.net.websocket import SecureWebSocketLink
+
+            kind = SecureWebSocketLink
         link = kind(reactor, sock, peername, context, server_side=False, server_name=name)
     except ConfigError as error:
         sock.close()
@@ -242,6 +251,8 @@ async def _secure(
 async def _upgrade(
     link: Link, handshake: ClientHandshake, where: str, max_packet_size: int
 ) -> None:
+    from isthmus.net.websocket import SecureWebSocketLink, WebSocketLink
+
     assert isinstance(link, WebSocketLink | SecureWebSocketLink)
     reason = await _through(link, partial(link.upgrade, handshake, max_packet_size=max_packet_size))
     if reason:

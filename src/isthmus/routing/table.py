@@ -151,9 +151,15 @@ class RouteTable:
 
     def outlets_to(self, target: Endpoint, topic: bytes) -> list[Outlet]:
         """The ways of messages of `topic` to `target`, whoever publishes them, and no others."""
+        steps = self._known.get(topic)
+        if steps is None:
+            steps = _steps([found for found in self.decide(topic) if not found.route.personal])
         plan = Plan()
-        for step in _steps([found for found in self.decide(topic) if not found.route.personal]):
-            if isinstance(step, Way) and step.target is target:
+        for step in steps:
+            if isinstance(step, Outlet):
+                if step.echo_key is target:
+                    plan.add(step)
+            elif step.target is target:
                 step.add_to(plan, self._origin, topic)
         return plan.single
 
