@@ -81,6 +81,9 @@ class App:
         self.listeners: list[Listener] = []
         for connector in self.connectors.values():
             connector.notifications.local = self.broker
+        for leg in self.legs:
+            if leg.settings.loop_guard.memory and leg.target in self.connectors:
+                self.connectors[leg.target].remember_echoes()
 
     def _connector(self, name: str, client_ids: ClientIds) -> Connector:
         settings = self.settings.connectors[name]
@@ -91,6 +94,8 @@ class App:
             self.reactor,
             client_ids,
             node=self.settings.node,
+            hops=self.broker.hops,
+            traffic=self.broker.traffic,
             **({"queue_bytes": max(queues)} if queues else {}),
         )
 

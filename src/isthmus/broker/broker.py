@@ -11,7 +11,7 @@ from isthmus.broker.client import Client
 from isthmus.broker.retained import RetainedMessages, RetainOutlet
 from isthmus.broker.session import NEVER, Session, Subscription
 from isthmus.broker.share_group import ShareGroup
-from isthmus.delivery.endpoint import Origin, Subscriber
+from isthmus.delivery.endpoint import HOPS, LoopGuard, Origin, Subscriber
 from isthmus.delivery.exchange import Exchange
 from isthmus.delivery.hops import Hops
 from isthmus.delivery.lane import Lane
@@ -128,13 +128,14 @@ class Broker:
         order_key: bytes,
         memory: bool,
         connection: bytes | None = None,
+        guard: LoopGuard = HOPS,
     ) -> None:
         """Add what publishing to `topic` here takes; see `Endpoint.route`.
 
-        `order_key`, `memory` and `connection` do not matter: each session has one lane, which is
-        memory.
+        `order_key`, `memory`, `connection` and `guard` do not matter: each session has one lane,
+        which is memory, and is a bridge or not.
         """
-        del order_key, memory, connection
+        del order_key, memory, connection, guard
         self.exchange.extend(plan, topic, origin=origin, flags=flags)
 
     def client_id_of(self, order_key: bytes, connection: bytes | None) -> str:

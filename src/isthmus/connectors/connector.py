@@ -15,12 +15,14 @@ from isthmus.connectors.notifications import Notifications
 from isthmus.connectors.queued_lane import QueuedLane, QueuedOutlet, TokenBucket
 from isthmus.connectors.retained_sync import RetainedSync
 from isthmus.connectors.subscriptions import Subscriptions
-from isthmus.delivery.endpoint import Origin, Subscriber
+from isthmus.delivery.echoes import Echoes, RememberingOutlet
+from isthmus.delivery.endpoint import HOPS, LoopGuard, Origin, Subscriber
 from isthmus.delivery.exchange import Exchange
 from isthmus.delivery.lane import Lane
 from isthmus.delivery.outlet import KEEP, LaneOutlet, Outlet, compose, flag_table
 from isthmus.delivery.plan import Plan
 from isthmus.metrics.drops import Drops
+from isthmus.metrics.traffic import Traffic
 from isthmus.mqtt.reasons import describe
 from isthmus.mqtt.topics import split_shared
 from isthmus.net.dial import dial
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from isthmus.connectors.far_client import FarClient
     from isthmus.connectors.settings import ConnectorSettings
     from isthmus.connectors.watcher import Watcher
+    from isthmus.delivery.hops import Hops
     from isthmus.delivery.message import Message
     from isthmus.delivery.receipt import Receipt
     from isthmus.net.link import Link
@@ -68,6 +71,8 @@ class Connector:
         client_ids: ClientIds,
         *,
         node: str = "",
+        hops: Hops | None = None,
+        traffic: Traffic | None = None,
         queue_bytes: int = DEFAULT_QUEUE_BYTES,
         unsent_bytes: int = UNSENT_BYTES,
     ) -> None:
@@ -75,6 +80,9 @@ class Connector:
         self.settings = settings
         self.reactor = reactor
         self.node = node
+        self.hops = hops
+        self.traffic = Traffic() if traffic is None else traffic
+        self.echoes: Echoes | None = None
         self.queue_bytes = queue_bytes
         self.unsent_bytes = unsent_bytes
         fixed = bool(settings.client_id or settings.static_client_ids)
@@ -122,6 +130,7 @@ class Connector:
             "max_queued": 0,
             "max_queued_bytes": self.queue_bytes,
             "max_unsent_bytes": self.unsent_bytes,
+            "traffic": self.traffic,
         }
         if self._bucket is None and settings.start != "lazy":
             return Lane(self.drops, **limits)
@@ -132,6 +141,11 @@ class Connector:
             keeps_qos0=settings.start == "lazy",
             **limits,
         )
+
+    def remember_echoes(self) -> None:
+        """Cancel what the far side sends back, for routes that ask for it; before `start`."""
+        if self.echoes is None:
+            self.echoes = Echoes(self.drops)
 
     def start(self) -> None:
         """Connect all members, at the same time."""
@@ -207,6 +221,7 @@ class Connector:
         order_key: bytes,
         memory: bool,
         connection: bytes | None = None,
+        guard: LoopGuard = HOPS,
     ) -> None:
         """Add the one outlet to the far side; see `Endpoint.route`.
 
@@ -221,7 +236,12 @@ class Connector:
             return
         allowed = compose(flags, self._allowed_flags)
         kind = QueuedOutlet if isinstance(lane, QueuedLane) else LaneOutlet
-        plan.add(kind(lane, topic, allowed, memory=memory, echo_key=self))
+        hops = self.hops if guard.hops and self.settings.version == "5" else None
+        outlet = kind(lane, topic, allowed, memory=memory, echo_key=self, hops=hops)
+        if guard.memory and self.echoes is not None:
+            plan.add(RememberingOutlet(self.echoes, outlet))
+        else:
+            plan.add(outlet)
 
     def client_id_of(self, order_key: bytes, connection: bytes | None = None) -> str:
         """The client id by which `route` would send; "" where there is none."""

@@ -88,6 +88,9 @@ class FarClient(Source):
         self.opened: asyncio.Future[Connack] = loop.create_future()
         self.ended: asyncio.Future[str] = loop.create_future()
         self.lane: Lane = member.lane
+        self.hops = member.connector.hops
+        self.echoes = member.connector.echoes
+        self.traffic = member.connector.traffic
         self.origin = member.connector.origin
         self.received_qos2 = member.received_qos2.get(place)
         link.on_close = self.link_closed

@@ -83,20 +83,20 @@ class Echoes:
 class RememberingOutlet(Outlet):
     """One topic to a far side, whose messages are remembered as they are sent."""
 
-    __slots__ = ("_echoes", "_outlet", "_topic")
+    __slots__ = ("_echoes", "_topic", "outlet")
 
     def __init__(self, echoes: Echoes, outlet: LaneOutlet) -> None:
         super().__init__(outlet.echo_key)
         self._echoes = echoes
-        self._outlet = outlet
+        self.outlet = outlet
         self._topic = outlet.topic[2:]
 
     def send(self, flags: int, properties: bytes, payload: bytes, receipt: Receipt | None) -> None:
         """Remember and send one message; see `Outlet.send`."""
-        retain = bool(self._outlet.first[flags] & 1)
+        retain = bool(self.outlet.first[flags] & 1)
         self._echoes.sent(self._topic, payload, retain=retain)
-        self._outlet.send(flags, properties, payload, receipt)
+        self.outlet.send(flags, properties, payload, receipt)
 
     def with_flags(self, table: tuple[int, ...]) -> RememberingOutlet:
         """The same for messages whose flags are first mapped by `table`."""
-        return RememberingOutlet(self._echoes, self._outlet.with_flags(table))
+        return RememberingOutlet(self._echoes, self.outlet.with_flags(table))

@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from isthmus.delivery.endpoint import LoopGuard
 from isthmus.delivery.outlet import flag_table
 from isthmus.errors import MQTTError, ProtocolViolation
 from isthmus.metrics.drops import Drops
@@ -56,6 +57,7 @@ class Route:
         "checked_as",
         "drops",
         "flags",
+        "guard",
         "leg",
         "memory",
         "name",
@@ -87,6 +89,7 @@ class Route:
             retain=None if settings.retain == "keep" else settings.retain == "set",
         )
         self.memory = settings.durability == "memory"
+        self.guard = LoopGuard(settings.loop_guard.hops, settings.loop_guard.memory)
         self.drops = Drops(f"route {self.name}", log)
         connection = None if leg.back else settings.connection
         self._connection = None if connection is None else Template(connection, node)

@@ -36,6 +36,21 @@ class QueueSettings(SettingsModel):
     )
 
 
+class LoopGuardSettings(SettingsModel):
+    """How a route keeps messages from coming back."""
+
+    hops: bool = Field(
+        default=True,
+        description="With MQTT 5, give messages that leave the user property `isthmus-hops`, by "
+        "which every Isthmus drops what it has seen.",
+    )
+    memory: bool = Field(
+        default=False,
+        description="Remember what was sent for 2 s, and cancel as many equal messages that come "
+        "back on the same connector: for far sides with MQTT 3.1.1 that know no bridges.",
+    )
+
+
 class RouteSettings(SettingsModel):
     """A route: what one endpoint publishes on these topics is published on another."""
 
@@ -98,6 +113,10 @@ class RouteSettings(SettingsModel):
     )
     retain: Literal["keep", "set", "clear"] = Field(
         default="keep", description="Retain flag to publish with."
+    )
+    loop_guard: LoopGuardSettings = Field(
+        default_factory=LoopGuardSettings,
+        description="What keeps messages from going round in a circle of brokers.",
     )
     durability: Literal["disk", "memory"] = Field(
         default="disk",

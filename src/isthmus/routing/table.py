@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from isthmus.delivery.endpoint import Endpoint, Origin
+from isthmus.delivery.endpoint import Endpoint, LoopGuard, Origin
 from isthmus.delivery.outlet import KEEP, Outlet
 from isthmus.delivery.plan import Plan
 from isthmus.mqtt.topic_tree import TopicTree
@@ -71,6 +71,10 @@ class Way:
             order_key=order_key,
             memory=memory,
             connection=self.connection,
+            guard=LoopGuard(
+                any(route.guard.hops for route in self.routes),
+                any(route.guard.memory for route in self.routes),
+            ),
         )
 
 

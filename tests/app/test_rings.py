@@ -1,0 +1,203 @@
+"""Rings and meshes of brokers: each message arrives once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from itertools import combinations
+
+import pytest
+
+from mosquitto import free_port
+from raw import PUBLISH, Raw, until
+from running import QUICK, Isthmus, back, out
+
+BOTH = {"direction": "both", "topics": ["#"], "from": "local"}
+
+
+def node(port: int, others: dict[str, int], version: str = "5", **route) -> dict:
+    return {
+        "listeners": [{"bind": f"127.0.0.1:{port}"}],
+        "connectors": {
+            name: {"url": f"127.0.0.1:{other}", "reconnect": QUICK, "version": version}
+            for name, other in others.items()
+        },
+        "routes": {f"to-{name}": {**BOTH, "to": name, **route} for name in others},
+    }
+
+
+async def started(isthmus, configurations) -> list[Isthmus]:
+    nodes = [await isthmus(configuration) for configuration in configurations]
+    for one in nodes:
+        for name in one.app.connectors:
+            await one.connected(name)
+    return nodes
+
+
+async def heard(raw: Raw, seconds: float = 0.3) -> Counter[tuple[str, bytes]]:
+    await asyncio.sleep(seconds)
+    return Counter((found.topic, found.payload) for found in await raw.arrived())
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+async def test_a_ring_delivers_each_message_once(isthmus, count: int, qos: int) -> None:
+    ports = [free_port() for _ in range(count)]
+    nodes = await started(
+        isthmus,
+        [node(port, {"next": ports[(i + 1) % count]}) for i, port in enumerate(ports)],
+    )
+    clients = [await one.client("client") for one in nodes]
+    for raw in clients:
+        await raw.subscribe("#", qos=qos)
+    expected = Counter({(f"t/{i}", b"x%d" % n): 1 for i in range(count) for n in range(3)})
+    for i, one in enumerate(nodes):
+        publisher = await one.client("publisher")
+        for n in range(3):
+            await publisher.published(f"t/{i}", f"x{n}", qos)
+    for raw in clients:
+        found: Counter[tuple[str, bytes]] = Counter()
+        await asyncio.sleep(0.3)
+        for message in await raw.arrived():
+            assert message.kind == PUBLISH
+            assert "user" not in message.properties  # no client sees the hops
+            found[message.topic, message.payload] += 1
+        assert found == expected
+    assert all(one.app.broker.hops.drops.total for one in nodes if count > 2)
+
+
+async def test_a_full_mesh_delivers_each_message_once(isthmus) -> None:
+    ports = [free_port() for _ in range(4)]
+    links: list[dict[str, int]] = [{} for _ in ports]
+    for a, b in combinations(range(4), 2):
+        links[a][f"n{b}"] = ports[b]
+    nodes = await started(isthmus, [node(port, links[i]) for i, port in enumerate(ports)])
+    clients = [await one.client("client") for one in nodes]
+    for raw in clients:
+        await raw.subscribe("#")
+    for i, one in enumerate(nodes):
+        publisher = await one.client("publisher")
+        await publisher.published(f"t/{i}", "x", 1, user=("mine", "stays"))
+    for raw in clients:
+        found = await heard(raw)
+        assert found == {(f"t/{i}", b"x"): 1 for i in range(4)}
+
+
+async def test_retained_messages_and_deletes_go_round_once(isthmus) -> None:
+    ports = [free_port() for _ in range(3)]
+    nodes = await started(
+        isthmus, [node(port, {"next": ports[(i + 1) % 3]}) for i, port in enumerate(ports)]
+    )
+    publisher = await nodes[0].client("publisher")
+    await publisher.published("kept", "1", 1, retain=True)
+    for one in nodes:
+        await asyncio.sleep(0.2)
+        raw = await one.client("late")
+        await raw.subscribe("kept")
+        assert (await raw.message()).payload == b"1"
+        await raw.nothing()
+    await publisher.published("kept", "", 1, retain=True)
+    await asyncio.sleep(0.3)
+    assert [one.app.broker.retained.get(b"kept") for one in nodes] == [None, None, None]
+
+
+async def test_a_ring_through_mosquitto(isthmus, mosquitto) -> None:
+    """Two of ours and a Mosquitto, each bridged to the next over MQTT 5."""
+    one, two = free_port(), free_port()
+    third = await mosquitto(
+        "connection back",
+        f"address 127.0.0.1:{one}",
+        "bridge_protocol_version mqttv50",
+        "topic # both 1",
+        "notifications false",
+        "try_private false",
+        "restart_timeout 1",
+        "cleansession true",
+    )
+    nodes = await started(isthmus, [node(one, {"next": two}), node(two, {"next": third.port})])
+    await until(lambda: any("back" in name for name in nodes[0].app.broker.sessions))
+    await asyncio.sleep(0.5)
+    ports = [one, two, third.port]
+    clients = [await Raw.client(port, "client") for port in ports]
+    for raw in clients:
+        await raw.subscribe("#", qos=1)
+    for i, port in enumerate(ports):
+        publisher = await Raw.client(port, "publisher")
+        await publisher.published(f"t/{i}", "x", 1)
+    await asyncio.sleep(0.5)
+    counts = [await heard(raw, 0.1) for raw in clients]
+    # Mosquitto has no guard. What reaches it by both ways it delivers twice, and what it publishes
+    # itself comes to the others by both ways, without a number. Nothing goes round.
+    for count in counts[:2]:
+        assert count == {("t/0", b"x"): 1, ("t/1", b"x"): 1, ("t/2", b"x"): 2}
+    assert max(counts[2].values()) <= 2
+    assert len(counts[2]) == 3
+
+
+async def test_a_route_without_hops_sends_none(isthmus, far) -> None:
+    for how, expected in ((True, 1), (False, 0)):
+        near = await isthmus({
+            "connectors": {"cloud": {"url": f"127.0.0.1:{far.port}", "reconnect": QUICK}},
+            "routes": {"r": out("a", loop_guard={"hops": how})},
+        })  # fmt: skip
+        there, _ = await far.client()
+        raw = await near.client("x")
+        raw.publish("a", "x", 0)
+        found = await there.expect(PUBLISH)
+        assert len(found.properties.get("user", [])) == expected
+
+
+# -- MQTT 3.1.1 ------------------------------------------------------------------------------------
+
+
+def two_way(port: int, **guard) -> dict:
+    return {
+        "connectors": {
+            "cloud": {
+                "url": f"127.0.0.1:{port}",
+                "version": "3.1.1",
+                "bridge_bit": False,
+                "reconnect": QUICK,
+            }
+        },
+        "routes": {
+            "out": out("#", loop_guard=guard, qos=1),
+            "in": back("#", qos=1),
+        },
+    }
+
+
+async def test_the_memory_cancels_what_a_far_side_sends_back(isthmus, mosquitto) -> None:
+    real = await mosquitto()
+    near = await isthmus(two_way(real.port, memory=True))
+    await near.connected()
+    here, there = await near.client("here"), await Raw.client(real.port, "there")
+    await here.subscribe("#")
+    await there.subscribe("#")
+    publisher = await near.client("publisher")
+    for number in range(20):
+        await publisher.published("a", str(number % 3), 1)
+    await asyncio.sleep(0.5)
+    assert sum((await heard(there, 0)).values()) == 20
+    assert sum((await heard(here, 0)).values()) == 20
+    assert near.cloud.drops.counts == {"echo": 20}
+
+
+async def test_equal_messages_of_a_publisher_all_arrive(isthmus, mosquitto) -> None:
+    """10,000 equal messages through a two-way route with the memory on."""
+    real = await mosquitto("max_queued_messages 0", "max_inflight_messages 0")
+    near = await isthmus(two_way(real.port, memory=True))
+    await near.connected()
+    there = await Raw.client(real.port, "there")
+    await there.subscribe("#")
+    here = await near.client("here")
+    for _ in range(20):
+        for _message in range(500):
+            here.publish("same", "same", 1)
+        while len([p for p in await here.arrived() if p.kind == 4]) == 0:
+            pass
+    count = 0
+    deadline = asyncio.get_running_loop().time() + 8
+    while count < 10_000 and asyncio.get_running_loop().time() < deadline:
+        count += len([p for p in await there.arrived() if p.kind == PUBLISH])
+    assert count == 10_000
