@@ -130,7 +130,7 @@ async def test_a_ring_through_mosquitto(isthmus, mosquitto) -> None:
     # itself comes to the others by both ways, without a number. Nothing goes round.
     for count in counts[:2]:
         assert count == {("t/0", b"x"): 1, ("t/1", b"x"): 1, ("t/2", b"x"): 2}
-    assert max(counts[2].values()) <= 2
+    assert max(counts[2].values()) <= 3  # its own, and that back by both ways
     assert len(counts[2]) == 3
 
 
