@@ -482,3 +482,25 @@ async def test_wrong_credentials_are_refused_with_the_far_sides_code(mosquitto, 
         assert near.cloud.members[0].dialect.version == LEVEL[version]
     near = await isthmus(bridge(far.port, routes={"o": out()}, username="edge", password="right"))
     await near.connected()
+
+
+async def test_topic_aliases_over_a_reconnection(mosquitto, isthmus):
+    """Mosquitto finds the topic of every message, also those that are sent again."""
+    far = await mosquitto("max_topic_alias 2")
+    near = await isthmus(bridge(far.port, routes={"out": out("out/#")}, topic_aliases_out=10))
+    await near.connected()
+    here = await near.client("here", 5)
+    there = await Raw.client(far.port, "there", 5)
+    await there.subscribe("out/#", qos=2)
+
+    async def sixty(turn: str) -> None:
+        for number in range(60):
+            topic, payload = f"out/{number % 3}", f"{turn} {number}"
+            assert await here.published(topic, payload, number % 2 + 1) == 0
+            found = await there.message()
+            assert (found.topic, found.payload.decode()) == (topic, payload)
+
+    await sixty("first")
+    (await Raw.client(far.port, near.status()["client_id"], 5)).close()  # takes over
+    await until(lambda: near.status()["connects"] == 2)
+    await sixty("second")

@@ -35,6 +35,25 @@ from running import back, bridge, out
 ROUTES = {"out": out("out/#"), "in": back("in/#")}
 
 
+# -- topic aliases -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ours", [0, 1])
+async def test_topic_aliases_as_many_as_both_want(isthmus, far, ours):
+    near = await isthmus(bridge(far.port, routes={"out": out("out/#")}, topic_aliases_out=ours))
+    there, _ = await far.client(alias_maximum=3)
+    here = await near.client("here", 5)
+    seen = []
+    for topic in ("out/a", "out/a", "out/b"):
+        here.send(publish_packet(topic, "x", 1, 1))
+        message = await there.message()
+        there.send(ack_packet(PUBACK, message.packet_id))
+        seen.append((message.topic, message.properties.get("alias")))
+        assert (await here.expect(PUBACK)).code == 0
+    first = [("out/a", 1), ("", 1)] if ours else [("out/a", None)] * 2
+    assert seen == [*first, ("out/b", None)]
+
+
 # -- CONNECT -------------------------------------------------------------------------------------
 
 

@@ -19,8 +19,9 @@ from delivery_peers import (
     wire_id,
 )
 
-from isthmus.delivery.lane import RETRY_MAX_S, RETRY_MIN_S, Lane, largest_body
+from isthmus.delivery.lane import RETRY_MAX_S, RETRY_MIN_S, Lane
 from isthmus.delivery.outlet import KEEP, LaneOutlet
+from isthmus.delivery.publication import largest_body
 from isthmus.errors import ProtocolViolation
 from isthmus.mqtt.wire import varint
 from raw import PUBLISH, PUBREL, Packet, publish_packet

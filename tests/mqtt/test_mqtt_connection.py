@@ -151,7 +151,7 @@ def test_mqtt_3_2_2_7_a_refusal_closes() -> None:
 
 
 def test_limits_are_learnt() -> None:
-    pair = Pair(topic_alias_maximum=3).open(
+    pair = Pair(topic_alias_maximum=3, topic_aliases_out=9).open(
         {P.RECEIVE_MAXIMUM: 7, P.TOPIC_ALIAS_MAXIMUM: 5, P.REQUEST_PROBLEM_INFORMATION: 0},
         {
             P.RECEIVE_MAXIMUM: 9,

@@ -71,6 +71,7 @@ class FarClient(Source):
             Role.CLIENT,
             max_packet_size=settings.max_packet_size,
             topic_alias_maximum=settings.topic_alias_maximum,
+            topic_aliases_out=settings.topic_aliases_out,
             now=link.reactor.now,
             out=link.out,
         )

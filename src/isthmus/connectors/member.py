@@ -310,6 +310,7 @@ class Member:
                 max_packet=peer.maximum_packet_size,
                 max_qos=peer.maximum_qos,
                 retain=peer.retain_available,
+                aliases=client.connection.aliases,
             )
 
         if moved:

@@ -191,6 +191,13 @@ class ConnectorSettings(SettingsModel):
         le=65_535,
         description="Topic aliases that the service may use on one connection (MQTT 5).",
     )
+    topic_aliases_out: int = Field(
+        default=0,
+        ge=0,
+        le=65_535,
+        description="Topic aliases that we use on one connection, if the service takes as many "
+        "(MQTT 5): repeated topics are sent as two bytes.",
+    )
     bridge_bit: bool = Field(
         default=True,
         description="With MQTT 3.1 and 3.1.1, tell the service that this is a bridge, so that "

@@ -18,6 +18,7 @@ cdef class Lane:
     cdef public bint _retain
     cdef public double _retry_s
     cdef public object _retry_timer
+    cdef public object aliases
     cdef public bint blocks
     cdef public object drops
     cdef public dict entries

@@ -11,6 +11,9 @@ unacknowledged. A session's lane counts as memory: what does not fit is dropped 
 Invariants: what is queued is younger than what is in flight; an entry leaves the window exactly
 once, and whoever takes it out releases its hold; nothing is sent again on a live connection
 (MQTT-4.4.0-1).
+
+Over 600 lines, as the window, the queue behind it and the holds change together, and every way in
+or out has to keep these invariants.
 """
 
 from __future__ import annotations
@@ -19,21 +22,27 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from isthmus import clock
-from isthmus.delivery.publication import again, pack, unpack
-from isthmus.delivery.queue import Queue, Queued
+from isthmus.delivery.publication import (
+    ALIAS_BYTES,
+    UNLIMITED_PACKET,
+    again,
+    aliased,
+    largest_body,
+    pack,
+    unpack,
+)
+from isthmus.delivery.queue import Queue, Queued, expiry, from_packet
 from isthmus.errors import ProtocolViolation
 from isthmus.metrics.traffic import Traffic
 from isthmus.mqtt.inflight import Window
-from isthmus.mqtt.properties import message_expiry, with_message_expiry
+from isthmus.mqtt.properties import with_message_expiry
 
 if TYPE_CHECKING:
     from isthmus.delivery.receipt import Receipt
     from isthmus.metrics.drops import Drops
+    from isthmus.mqtt.aliases import OutboundAliases
     from isthmus.net.link import Link
     from isthmus.net.timers import Timer
-
-UNLIMITED_PACKET = 268_435_460
-"""The largest packet MQTT can express: the limit where the peer named none."""
 
 RETRY_CODES = frozenset({0x80, 0x83, 0x97})
 """Refusals that may pass: the message is published again later, as a new publication."""
@@ -42,15 +51,6 @@ PUBREL = b"\x62\x02"
 
 RETRY_MIN_S = 1.0
 RETRY_MAX_S = 30.0
-
-
-def largest_body(max_packet: int) -> int:
-    """The largest remaining length of a packet of at most `max_packet` bytes."""
-    for length_bytes in range(1, 5):
-        body = max_packet - 1 - length_bytes
-        if body < 128**length_bytes:
-            return body
-    return UNLIMITED_PACKET - 5
 
 
 class Supplier(Protocol):
@@ -76,7 +76,8 @@ class Lane:
     handed to the link, `full` that the queue is over its size and publishers should pause.
     `inherited` are the QoS 2 identifiers freed by `_disown`, None where the peer's session began
     with us. `suppliers` are asked for more when there is room, None while there are none.
-    `keeps_qos0` queues QoS 0 messages too while there is no connection.
+    `keeps_qos0` queues QoS 0 messages too while there is no connection. `aliases` are the topic
+    aliases of the connection, None where none are used; what is kept has its whole topic.
     """
 
     __slots__ = (
@@ -90,6 +91,7 @@ class Lane:
         "_retain",
         "_retry_s",
         "_retry_timer",
+        "aliases",
         "blocks",
         "drops",
         "entries",
@@ -137,6 +139,7 @@ class Lane:
         self.entries: dict[bytes, Entry] = self.window.entries
         self.room = 0
         self.link: Link | None = None
+        self.aliases: OutboundAliases | None = None
         self.v5 = False
         self.max_packet = self.max_body = UNLIMITED_PACKET
         self.sent = 0
@@ -183,6 +186,7 @@ class Lane:
         max_packet: int,
         max_qos: int = 2,
         retain: bool = True,
+        aliases: OutboundAliases | None = None,
     ) -> None:
         """Carry messages over `link`, whose session is open.
 
@@ -195,6 +199,7 @@ class Lane:
         self.max_body = largest_body(max_packet)
         self._max_qos = max_qos
         self._retain = retain
+        self.aliases = aliases
         self.window.limit = min(self.max_inflight, receive_maximum)
         self._blocked_bytes = 0
         self._retry_s = RETRY_MIN_S
@@ -213,7 +218,7 @@ class Lane:
         """The connection is gone; what is in flight stays in flight until the next one."""
         if self.link is not None:
             self._left_at = clock.monotonic()
-        self.link = None
+        self.link = self.aliases = None
         self.window.reserved.clear()
         self.room = 0
         self._resend = None
@@ -251,11 +256,7 @@ class Lane:
         receipt: Receipt | None,
     ) -> None:
         """Keep a QoS 1 or 2 message until there is a connection and room in the window."""
-        expires = None
-        if properties:
-            lifetime = message_expiry(properties)
-            if lifetime is not None:
-                expires = clock.monotonic() + lifetime
+        expires = expiry(properties) if properties else None
         index = len(receipt.ids) - 1 if receipt is not None else 0
         item = Queued(topic, first, properties, payload, receipt, index, expires)
         if self.blocks:
@@ -346,7 +347,7 @@ class Lane:
             if owner is receipt and not packet[0] & 4:
                 del self.entries[packet_id]
                 receipt.release()
-                found.append(self._as_queued(packet, None, 0, self.v5))
+                found.append(from_packet(packet, None, 0, v5=self.v5))
         return found
 
     def _send(self, item: Queued) -> None:
@@ -377,10 +378,19 @@ class Lane:
             self.entries[packet_id] = (packet, receipt, index)
         elif receipt is not None:
             receipt.release()
+        if self.aliases is not None:
+            packet = self.with_alias(packet)
         if not link.out:
             link.touch()
         link.out.append(packet)
         self.count(len(payload))
+
+    def with_alias(self, packet: bytes) -> bytes:
+        """The packet as it goes out now, where `aliases` are used."""
+        if len(packet) + ALIAS_BYTES > self.max_packet:
+            return packet
+        assert self.aliases is not None
+        return aliased(packet, self.aliases)
 
     def count(self, payload_bytes: int) -> None:
         """Count a message that was handed to the link."""
@@ -586,19 +596,7 @@ class Lane:
         aged_s: float = 0.0,
     ) -> None:
         """Put a publication that was sent back in front of the queue, as a new one."""
-        self._open_queue().put_back(self._as_queued(packet, receipt, index, v5, aged_s))
-
-    @staticmethod
-    def _as_queued(
-        packet: bytes, receipt: Receipt | None, index: int, v5: bool, aged_s: float = 0.0
-    ) -> Queued:
-        """A publication that was sent and is to be sent anew."""
-        first, topic, _, properties, payload = unpack(packet, v5=v5)
-        lifetime = message_expiry(properties) if properties else None
-        expires = None
-        if lifetime is not None:
-            expires = clock.monotonic() + lifetime - aged_s
-        return Queued(topic, first, properties, payload, receipt, index, expires)
+        self._open_queue().put_back(from_packet(packet, receipt, index, v5=v5, aged_s=aged_s))
 
     def _requeue(self, v5: bool) -> None:
         """The peer has forgotten the session: what was in flight becomes new publications."""

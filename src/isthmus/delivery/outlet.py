@@ -121,7 +121,9 @@ class LaneOutlet(Outlet):
         self.bare = varint(len(stamp)) + stamp if stamp else NO_PROPERTIES
         self.hops = hops
 
-    def send(self, flags: int, properties: bytes, payload: bytes, receipt: Receipt | None) -> None:
+    def send(  # noqa: C901 - written out, for speed
+        self, flags: int, properties: bytes, payload: bytes, receipt: Receipt | None
+    ) -> None:
         """Send one message, queue it, or drop and count it; see `Outlet.send`."""
         lane = self.lane
         link = lane.link
@@ -180,6 +182,8 @@ class LaneOutlet(Outlet):
             if link.blocked:
                 lane.send_blocked(packet, len(payload))
                 return
+        if lane.aliases is not None:
+            packet = lane.with_alias(packet)
         out = link.out
         if not out:
             link.touch()

@@ -5,10 +5,34 @@ Topics here have their two length bytes in front, as lanes and outlets keep them
 
 from __future__ import annotations
 
-from isthmus.mqtt.properties import message_expiry, with_message_expiry
+from typing import TYPE_CHECKING
+
+from isthmus.mqtt.properties import PropertyId, message_expiry, with_message_expiry
 from isthmus.mqtt.wire import read_varint, varint
 
+if TYPE_CHECKING:
+    from isthmus.mqtt.aliases import OutboundAliases
+
+UNLIMITED_PACKET = 268_435_460
+"""The largest packet MQTT can express: the limit where the peer named none."""
+
 DUP = 0x08
+
+NO_TOPIC = b"\0\0"
+
+TOPIC_ALIAS = bytes((PropertyId.TOPIC_ALIAS,))
+
+ALIAS_BYTES = 5
+"""What an alias adds at most: its property, and a byte more for each of the two lengths."""
+
+
+def largest_body(max_packet: int) -> int:
+    """The largest remaining length of a packet of at most `max_packet` bytes."""
+    for length_bytes in range(1, 5):
+        body = max_packet - 1 - length_bytes
+        if body < 128**length_bytes:
+            return body
+    return UNLIMITED_PACKET - 5
 
 
 def pack(
@@ -54,3 +78,30 @@ def again(packet: bytes, *, was_v5: bool, v5: bool, away_s: float = 0.0) -> byte
         first, topic, packet_id, properties, payload = unpack(packet, v5=False)
         packet = pack(first, topic, packet_id, properties, payload, v5=True)
     return bytes((packet[0] | DUP,)) + packet[1:]
+
+
+def aliased(packet: bytes, aliases: OutboundAliases) -> bytes:
+    """An encoded PUBLISH of MQTT 5 with the alias of its topic, if it has one (MQTT-3.3.2-8).
+
+    The result has to be sent, on the connection of `aliases`. It may be `ALIAS_BYTES` longer.
+    """
+    end = len(packet)
+    _, at = read_varint(packet, 1, end)
+    topic_end = at + 2 + int.from_bytes(packet[at : at + 2], "big")
+    alias, known = aliases.assign(packet[at + 2 : topic_end])
+    if not alias:
+        return packet
+    topic = NO_TOPIC if known else packet[at:topic_end]
+    id_end = topic_end + 2 if packet[0] & 6 else topic_end
+    length, at = read_varint(packet, id_end, end)
+    rest = b"".join(
+        (
+            topic,
+            packet[topic_end:id_end],
+            varint(length + 3),
+            TOPIC_ALIAS,
+            alias.to_bytes(2, "big"),
+            packet[at:],
+        )
+    )
+    return packet[:1] + varint(len(rest)) + rest

@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
+from isthmus import clock
+from isthmus.delivery.publication import unpack
+from isthmus.mqtt.properties import message_expiry
+
 if TYPE_CHECKING:
     from isthmus.delivery.receipt import Receipt
     from isthmus.metrics.drops import Drops
@@ -40,6 +44,21 @@ class Queued(NamedTuple):
     @property
     def size(self) -> int:
         return len(self.topic) + len(self.properties) + len(self.payload) + ENTRY_OVERHEAD_BYTES
+
+
+def expiry(properties: bytes, aged_s: float = 0.0) -> float | None:
+    """The monotonic end of the life of a message that is `aged_s` seconds old; None for ever."""
+    lifetime = message_expiry(properties)
+    return None if lifetime is None else clock.monotonic() + lifetime - aged_s
+
+
+def from_packet(
+    packet: bytes, receipt: Receipt | None, place: int, *, v5: bool, aged_s: float = 0.0
+) -> Queued:
+    """A publication that was sent `aged_s` seconds ago and is to be sent anew."""
+    first, topic, _, properties, payload = unpack(packet, v5=v5)
+    expires = expiry(properties, aged_s) if properties else None
+    return Queued(topic, first, properties, payload, receipt, place, expires)
 
 
 class Queue:

@@ -7,6 +7,7 @@ cdef class Connection:
     cdef public object _pinged_at
     cdef public long long _session_expiry
     cdef public int _topic_alias_maximum
+    cdef public int _topic_aliases_out
     cdef public object aliases
     cdef public list out
     cdef public object peer

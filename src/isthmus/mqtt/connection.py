@@ -143,6 +143,7 @@ class Connection:
         role: Ours.
         max_packet_size: The largest packet that we take, in bytes; announce it to the peer.
         topic_alias_maximum: How many topic aliases we let the peer use; announce it to the peer.
+        topic_aliases_out: How many topic aliases we use, if the peer takes as many.
         max_qos: The highest QoS of messages that we take; announce it to the peer.
         retain: Whether we take messages to retain; announce it to the peer.
         max_payload: The largest payload that we take, in bytes.
@@ -164,6 +165,7 @@ class Connection:
         "_pinged_at",
         "_session_expiry",
         "_topic_alias_maximum",
+        "_topic_aliases_out",
         "aliases",
         "out",
         "peer",
@@ -181,6 +183,7 @@ class Connection:
         now: float,
         max_packet_size: int = MAX_PACKET_SIZE,
         topic_alias_maximum: int = 0,
+        topic_aliases_out: int = 0,
         max_qos: int = 2,
         retain: bool = True,
         max_payload: int = MAX_PACKET_SIZE,
@@ -193,12 +196,13 @@ class Connection:
         self.peer = Peer()
         self.out: list[bytes] = [] if out is None else out
         self.aliases: OutboundAliases | None = None
-        """Topic aliases that we may use; None if the peer takes none."""
+        """The topic aliases that we use; None if none are wanted, or taken by the peer."""
         self.received_at = self.sent_at = now
         self._pinged_at: float | None = None
         self._keep_alive = 0
         self._session_expiry = 0
         self._topic_alias_maximum = topic_alias_maximum
+        self._topic_aliases_out = topic_aliases_out
         self._decoder = Decoder(
             role,
             max_packet_size=max_packet_size,
@@ -408,8 +412,9 @@ class Connection:
         return State.CONNECTED
 
     def _open_aliases(self) -> None:
-        if self.peer.topic_alias_maximum:
-            self.aliases = OutboundAliases(self.peer.topic_alias_maximum)
+        maximum = min(self._topic_aliases_out, self.peer.topic_alias_maximum)
+        if maximum:
+            self.aliases = OutboundAliases(maximum)
 
     def _check_limits(self, packet: Packet, version: int) -> None:
         kind, peer = packet.packet_type, self.peer
