@@ -184,6 +184,8 @@ class PlanCache:
         look-up, a wildcard with literal levels before it a walk below them, a filter that starts
         with a wildcard everything.
         """
+        if not self._young.plans and not self._old.plans:
+            return
         if b"+" not in filter_ and b"#" not in filter_:
             plan = self._young.plans.get(filter_) or self._old.plans.get(filter_)
             if plan is not None:
