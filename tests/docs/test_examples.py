@@ -141,6 +141,15 @@ def test_every_page_is_in_the_index() -> None:
     assert pages - linked == {"index.md"}
 
 
+def test_files_named_in_the_architecture_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    named = re.findall(r"`((?:\w+/)+\w+\.py)`", text)
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / "src" / "isthmus" / name).is_file()] == []
+    packages = {path.name for path in (ROOT / "src" / "isthmus").iterdir() if path.is_dir()}
+    assert [name for name in packages - {"__pycache__"} if f"`{name}`" not in text] == []
+
+
 def test_the_reference_is_generated_and_complete() -> None:
     page = (ROOT / "docs" / "reference.md").read_text()
     assert page == reference(Settings), "run `make docs`"
@@ -192,7 +201,7 @@ def test_the_words_of_check_are_shown_as_they_are() -> None:
 
 
 class Bridge:
-    """README's first bridge on free ports: its file, its commands, a folder to run them in."""
+    """README's first bridge on free ports: its files, its commands, a folder to run them in."""
 
     def __init__(self, folder: Path, near: int, far: int) -> None:
         self.folder = folder
@@ -200,12 +209,14 @@ class Bridge:
         self._ports = {"127.0.0.1:1883": f"127.0.0.1:{near}", "127.0.0.1:1884": f"127.0.0.1:{far}"}
         section = text.partition("## A first bridge")[2].partition("\n## ")[0]
         self.lines: list[list[str]] = []
+        self.lengths: list[int] = []
+        names = iter(re.findall(r"`(\w+\.yaml)`:\n", section))
         for kind, block in _BLOCK.findall(section):
             for old, new in self._ports.items():
                 block = block.replace(old, new)
             if kind == "yaml":
-                (folder / "isthmus.yaml").write_text(block)
-                self.length = len(block.splitlines())
+                (folder / next(names)).write_text(block)
+                self.lengths.append(len(block.splitlines()))
             else:
                 self.lines += [shlex.split(line, comments=True) for line in block.splitlines()]
         self.lines = [line for line in self.lines if line]
@@ -253,15 +264,24 @@ async def running() -> AsyncIterator[list[asyncio.subprocess.Process]]:
         await process.wait()
 
 
+@pytest.mark.parametrize("far", ["isthmus", "mosquitto"])
 async def test_the_first_bridge_of_the_readme(
-    mosquitto: Any, running: list[asyncio.subprocess.Process], tmp_path: Path
+    far: str, mosquitto: Any, running: list[asyncio.subprocess.Process], tmp_path: Path
 ) -> None:
-    far: Mosquitto = await mosquitto()
-    bridge = Bridge(tmp_path, free_port(), far.port)
-    assert bridge.length <= 10
+    """With a far side that is an Isthmus too, and with a Mosquitto."""
+    if far == "mosquitto":
+        real: Mosquitto = await mosquitto()
+        bridge = Bridge(tmp_path, free_port(), real.port)
+    else:
+        bridge = Bridge(tmp_path, free_port(), free_port())
+        process = await bridge.start(*bridge.command("run", 0))
+        running.append(process)
+        await said(process.stderr, "listening")
+    assert bridge.command("run", 0) == ["run", "far.yaml"]
+    assert bridge.lengths == [8, 2]
     assert "as site-7/${topic}" in await bridge.done(*bridge.command("check"))
     assert (await bridge.done(*bridge.command("test"))).startswith("connector available\n")
-    process = await bridge.start(*bridge.command("run"))
+    process = await bridge.start(*bridge.command("run", 1))
     running.append(process)
     await said(process.stderr, "connected")
     for number, expected in enumerate(

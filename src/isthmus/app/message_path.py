@@ -13,6 +13,7 @@ from isthmus.app.app import App
 from isthmus.auth.principal import Principal
 from isthmus.broker.retained import RetainOutlet
 from isthmus.connectors.connector import Connector
+from isthmus.delivery.echoes import RememberingOutlet
 from isthmus.delivery.endpoint import Origin
 from isthmus.delivery.outlet import LaneOutlet
 from isthmus.errors import ConfigError
@@ -133,12 +134,12 @@ class _Explained:
         waits: list[str] = []
         refused = 0
         nothing = True
-        for found in plan.retaining if message.retain else plan.outlets:
-            outlet: Outlet = found
-            if isinstance(outlet, PartOutlet):
-                if flags not in outlet.flags:
-                    continue
-                outlet = outlet.outlet
+        for found in plan.single:
+            if found.retains and not message.retain:
+                continue
+            if isinstance(found, PartOutlet) and flags not in found.flags:
+                continue
+            outlet = _inner(found)
             nothing = False
             if isinstance(outlet, RefusedOutlet):
                 refused = refused or outlet.code
@@ -176,10 +177,17 @@ class _Explained:
 
 def _lanes(plan: Plan) -> Iterator[tuple[Lane, bytes]]:
     """The lanes that a plan leads to, each with the topic there."""
-    for outlet in plan.retaining:
-        inner = outlet.outlet if isinstance(outlet, PartOutlet) else outlet
+    for outlet in plan.single:
+        inner = _inner(outlet)
         if isinstance(inner, LaneOutlet):
             yield inner.lane, inner.topic[2:]
+
+
+def _inner(outlet: Outlet) -> Outlet:
+    """What sends in the end, without what decides or remembers before it."""
+    while isinstance(outlet, PartOutlet | RememberingOutlet):
+        outlet = outlet.outlet
+    return outlet
 
 
 def _acknowledged(qos: int, waits: list[str], refused: int) -> str:
