@@ -39,6 +39,7 @@ bench-quick: $(VENV)/installed-test
 	$(BIN)/python -m bench --quick
 
 soak: $(VENV)/installed-test
+	tests/peers.sh
 	$(BIN)/python -m bench.soak
 
 docs: $(VENV)/installed-test

@@ -42,7 +42,7 @@ def main() -> int:
     options = arguments()
     if options.list:
         for scenario in SCENARIOS:
-            print(f"{scenario.name:12} {scenario.title}")
+            print(f"{scenario.name:16} {scenario.title}")
         return 0
     scenarios = plan(options.only)
     systems = options.systems.split(",")
@@ -73,7 +73,12 @@ def main() -> int:
         files.remove()
     print(report.as_json(runner, where) if options.json else report.markdown(runner, where))
     if not options.no_save and runner.outcomes and not status:
-        for path in report.write(runner, where):
+        for path in report.write(
+            report.as_json(runner, where),
+            report.markdown(runner, where),
+            where,
+            kind="quick" if options.quick else "",
+        ):
             print(path.relative_to(process.ROOT), file=sys.stderr)
     return status or (0 if runner.passed else 1)
 

@@ -31,6 +31,9 @@ def ceiling(qos: int) -> dict[str, float]:
             connections=1,
             prefix="bench",
             collect_s=0.0,
+            progress="",
+            burst=0,
+            copies=1,
         )
         before = far.ask(do="status")["cpu_s"]
         sent = publisher.ask(60, total=MESSAGES, timeout=60)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from bench import wire
+from bench import websocket, wire
 from bench.stream import Loop, Stream
 
 USERNAME, PASSWORD = "bench", "bench-password"  # of the system under test; see systems.py
@@ -19,16 +21,19 @@ class Target:
     port: int
     version: int = 4
     tls: bool = False
+    websocket: bool = False
 
 
 class Client(Stream):
     """A connection that logged in."""
 
-    def __init__(self, sock: socket.socket, loop: Loop) -> None:
-        super().__init__(sock, loop)
+    def __init__(self, target: Target, loop: Loop) -> None:
+        super().__init__(dial(target), loop)
         self.connected = False
         self.subscribed = 0
         self.unsubscribed = 0
+        if target.websocket:
+            self.frames = websocket.Frames(masks=True)
 
     def other(self, first: int, body: bytes) -> None:
         kind = first & 0xF0
@@ -44,6 +49,11 @@ class Client(Stream):
             self.unsubscribed += 1
         else:
             super().other(first, body)
+
+
+def sealer(target: Target) -> Callable[[bytes], bytes]:
+    """What a packet of a `wire.Block` goes through before it is sent there."""
+    return partial(websocket.frame, masked=True) if target.websocket else bytes
 
 
 def tls_context() -> ssl.SSLContext:
@@ -63,7 +73,7 @@ def open_client(
     qos: int = 0,
 ) -> Client:
     """A connected client, subscribed when `topic_filter` is given."""
-    client = Client(dial(target), loop)
+    client = Client(target, loop)
     log_in(client, loop, target, client_id)
     if topic_filter:
         client.control += wire.subscribe(1, topic_filter, qos=qos, version=target.version)
@@ -75,11 +85,13 @@ def open_client(
 
 
 def dial(target: Target) -> socket.socket:
-    """A connected, non-blocking socket."""
+    """A connected, non-blocking socket, behind the handshakes of TLS and WebSocket."""
     sock = socket.create_connection(("127.0.0.1", target.port), timeout=10)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if target.tls:
         sock = tls_context().wrap_socket(sock)
+    if target.websocket:
+        websocket.ask(sock)
     sock.setblocking(False)
     return sock
 

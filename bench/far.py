@@ -16,11 +16,13 @@ import struct
 import time
 from typing import Any
 
-from bench import process, wire
+from bench import process, websocket, wire
 from bench.ledger import Ledger
+from bench.progress import Progress
 from bench.stream import Loop, Outflow, Stream
 
 SLOW_READ_BYTES = 8 << 10
+STALL_S = 3.0
 
 
 class FarLink(Stream):
@@ -31,6 +33,8 @@ class FarLink(Stream):
         self.far = far
         self.version = 4
         self.filters: list[str] = []
+        if far.over_websocket:
+            self.frames = websocket.Frames(masks=False)
 
     def other(self, first: int, body: bytes) -> None:
         kind = first & 0xF0
@@ -39,6 +43,7 @@ class FarLink(Stream):
             self.version = body[2 + size] & 0x7F  # without the bridge bit of 3.x
             self.control += b"\x20\x03\0\0\0" if self.version == 5 else b"\x20\x02\0\0"
             self.far.connects += 1
+            self.far.connected_at = self.far.connected_at or time.monotonic()
         elif kind == wire.SUBSCRIBE & 0xF0:
             self.subscribe(body)
         elif kind == wire.UNSUBSCRIBE & 0xF0:
@@ -59,9 +64,8 @@ class FarLink(Stream):
             self.filters.append(body[pos + 2 : pos + 2 + size].decode())
             codes.append(body[pos + 2 + size] & 3)
             pos += 3 + size
-        self.control += wire.packet(
-            wire.SUBACK, body[:2] + (b"\0" if self.version == 5 else b"") + codes
-        )
+        tail = (b"\0" if self.version == 5 else b"") + codes
+        self.far.grant(self, wire.packet(wire.SUBACK, body[:2] + tail), len(codes))
 
     def answer(self, answers: bytearray) -> None:
         if self.far.ack_delay_s:
@@ -97,7 +101,11 @@ class FarLink(Stream):
 class Far:
     """The listener, its links and the orders of the runner."""
 
-    def __init__(self, *, collect_s: float = 0.0) -> None:
+    def __init__(
+        self, *, collect_s: float = 0.0, over_websocket: bool = False, progress: str = ""
+    ) -> None:
+        self.over_websocket = over_websocket
+        self.progress = Progress(progress)
         self.loop = Loop(collect_s=collect_s)
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.listener.setblocking(False)
@@ -105,9 +113,13 @@ class Far:
         self.loop.add_reader(self.listener.fileno(), self.accept)
         self.links: list[FarLink] = []
         self.connects = self.resets = self.counted = 0
-        self.arrivals: list[int] | None = None  # times of arrival in ns, when somebody wants them
+        # Whoever wants these sets them before the first link comes.
+        self.arrivals: list[int] | None = None  # times of arrival in ns
         self.ledger: Ledger | None = None
         self.ack_delay_s = self.rate = self.reset_every_s = 0.0
+        self.suback_s = 0.0  # for each SUBSCRIBE, one after the other, of all links
+        self.suback_free_at = self.connected_at = self.granted_at = 0.0
+        self.granted = self.subscribes = 0  # filters and SUBSCRIBE packets, so far
         self.reset_at = 0.0
         self.timers: list[tuple[float, int, FarLink, bytes | None]] = []
         self.serial = 0
@@ -122,10 +134,14 @@ class Far:
             sock, _address = self.listener.accept()
         except BlockingIOError:
             return
-        sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.over_websocket:
+            sock.settimeout(5)
+            websocket.answer(sock)
+        sock.setblocking(False)
         link = FarLink(sock, self.loop, self)
-        link.on_publish = self.published
+        if self.arrivals is not None or self.ledger is not None:
+            link.on_publish = self.published
         self.links.append(link)
 
     def published(
@@ -135,6 +151,18 @@ class Far:
             self.arrivals.extend([time.monotonic_ns()] * count)
         if self.ledger is not None:
             self.ledger.take(data, pos, count, size, topic, topic_size)
+
+    def grant(self, link: FarLink, suback: bytes, filters: int) -> None:
+        """Answer a SUBSCRIBE, after those that are being answered."""
+        now = time.monotonic()
+        self.granted += filters
+        self.subscribes += 1
+        if not self.suback_s:
+            self.granted_at = now
+            link.control += suback
+            return
+        self.granted_at = self.suback_free_at = max(self.suback_free_at, now) + self.suback_s
+        self.later(self.granted_at - now, link, suback)
 
     def gone(self, link: FarLink) -> None:
         self.counted += link.received
@@ -154,6 +182,7 @@ class Far:
         if self.timers:
             timeout = max(0.0, min(timeout, self.timers[0][0] - time.monotonic()))
         self.loop.turn(timeout)
+        self.progress.count = self.received
         now = time.monotonic()
         # before the acknowledgements that are due: what is cut off is read but not acknowledged
         if self.reset_every_s and now >= self.reset_at:
@@ -189,6 +218,12 @@ class Far:
             if now - start > timeout or now - progress > stall:
                 return
 
+    def wait_granted(self, count: int, timeout: float) -> None:
+        """Turn until `count` filters have been granted."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline and (self.granted < count or self.timers):
+            self.turn(0.05)
+
     def publish(self, order: dict[str, Any]) -> None:
         """The inbound direction: publish to the bridge, which has subscribed."""
         link = next((link for link in self.links if link.filters), None)
@@ -210,9 +245,22 @@ class Far:
         flow = link.flow
         flow.total += order["total"]
         deadline = time.monotonic() + order["timeout"]
-        link.flush()
+        burst, arrivals = order["burst"], Progress(order["progress"])
+        moved, arrived = time.monotonic(), -1
         while not flow.finished and not link.closed and time.monotonic() < deadline:
-            self.turn(0.2)
+            if burst:
+                count, now = arrivals.count, time.monotonic()
+                if count != arrived:
+                    arrived, moved = count, now
+                elif now - moved > STALL_S:  # the rest of the burst has been dropped
+                    flow.total = -(-flow.sent_bytes // flow.block.size)
+                    burst = 0
+                flow.allowed = count + burst if burst else None
+            if not link.waiting:
+                link.flush()
+            if not flow.finished:
+                self.turn(0.001 if burst else 0.2)
+        flow.allowed = None
         if not flow.finished:
             raise TimeoutError(f"{flow.acked} of {flow.total} acknowledged; {link.closed}")
 
@@ -222,8 +270,12 @@ class Far:
         match order["do"]:
             case "wait":
                 self.wait(order["count"], order["timeout"], order["stall"])
+            case "wait_granted":
+                self.wait_granted(order["count"], order["timeout"])
             case "publish":
                 self.publish(order)
+            case "slow_subacks":
+                self.suback_s = order["suback_s"]
             case "slow":
                 self.rate = order["rate"]
                 self.ack_delay_s = order["ack_delay_s"]
@@ -241,7 +293,13 @@ class Far:
             links=len(self.links),
             connects=self.connects,
             resets=self.resets,
-            filters=[name for link in self.links for name in link.filters],
+            filters=sum(len(link.filters) for link in self.links),
+            different_filters=len({name for link in self.links for name in link.filters}),
+            most_filters=max((len(link.filters) for link in self.links), default=0),
+            granted=self.granted,
+            subscribes=self.subscribes,
+            connected_at=self.connected_at,
+            granted_at=self.granted_at,
             unique=self.ledger.unique if self.ledger else 0,
             cpu_s=time.process_time(),
             order_cpu_s=time.process_time() - cpu,
@@ -250,7 +308,7 @@ class Far:
 
 
 def handle(options: dict[str, Any]) -> None:
-    far = Far(collect_s=options.get("collect_s", 0.0))
+    far = Far(**options)
     lines = bytearray()
     open_end = True
 

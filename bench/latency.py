@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bench import process, wire
-from bench.client import Target, open_client
+from bench.client import Target, open_client, sealer
 from bench.far import Far
 from bench.stream import Outflow, Stream
 
@@ -77,7 +77,9 @@ def beside_a_flood(
 
 
 def handle(options: dict[str, Any]) -> None:
+    seen: list[int] = []
     far = Far()
+    far.arrivals = seen
     process.reply(port=far.port)
     poll_s = 0.0 if options["spin"] else 0.05
     requests = process.requests()
@@ -89,9 +91,7 @@ def handle(options: dict[str, Any]) -> None:
     client = open_client(
         far.loop, target, "bench-light", topic_filter=INWARD_FILTER if inward else b"", qos=1
     )
-    seen: list[int] = []
     publisher: Stream = client
-    far.arrivals = seen
     if inward:
         far.loop.until(lambda: any(link.filters for link in far.links), 20, "no bridge subscribed")
         publisher = next(link for link in far.links if link.filters)
@@ -102,6 +102,7 @@ def handle(options: dict[str, Any]) -> None:
         qos=1,
         window=1,
         version=target.version,
+        seal=bytes if inward else sealer(target),
     )
     flow = publisher.flow = Outflow(block, qos=1, window=1)
     process.reply(ready=True)

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from bench import process, wire
-from bench.client import Client, Target, dial, log_in
+from bench.client import Client, Target, log_in
 from bench.ledger import payload, topic_of
 from bench.stream import Loop
 
@@ -67,7 +67,7 @@ def handle(options: dict[str, Any]) -> None:
     if options["topics"] % options["connections"]:
         raise ValueError("topics must be a multiple of connections")
     loop = Loop()
-    clients = [Numbered(dial(target), loop) for _ in range(options["connections"])]
+    clients = [Numbered(target, loop) for _ in range(options["connections"])]
     for index, client in enumerate(clients):
         client.version = target.version
         log_in(client, loop, target, f"soak-{index}")

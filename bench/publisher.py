@@ -8,29 +8,46 @@ from __future__ import annotations
 import select
 import socket
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from bench import process, wire
-from bench.client import Client, Target, open_client
+from bench.client import Client, Target, open_client, sealer
+from bench.progress import Progress
 from bench.stream import Loop, Outflow
 
 FLOOD_STEP = 5_000  # messages
 TICK_S = 0.001  # of a paced load
+STALL_S = 3.0  # without an arrival: what is under way has been dropped
 
 
-def run_stream(client: Client, loop: Loop, flow: Outflow, order: dict[str, Any]) -> None:
+@dataclass(slots=True)
+class Pace:
+    """At most `burst` messages under way from end to end, of each message `copies`; 0: no limit."""
+
+    arrivals: Progress
+    burst: int = 0
+    copies: int = 1
+
+
+def run_stream(
+    client: Client, loop: Loop, flow: Outflow, order: dict[str, Any], pace: Pace
+) -> None:
     """One load over one connection: `total` messages, or as many as go in `seconds`."""
-    start = time.monotonic()
+    burst = pace.burst
+    start = moved = time.monotonic()
     deadline = start + order.get("timeout", 120)
     stop = start + order["seconds"] if order.get("seconds") else 0.0
     rate = order.get("rate", 0)
     base = flow.sent_bytes // flow.block.size
     flow.total += order["total"]
+    arrived = -1
     while not flow.finished and not client.closed:
         now = time.monotonic()
         if now > deadline:
             raise TimeoutError(f"{flow.acked} of {flow.total} acknowledged")
         tick_s = TICK_S if rate else 0.2
+        flow.allowed = None
         if stop:
             sent = -(-flow.sent_bytes // flow.block.size)
             if now > stop:
@@ -39,6 +56,18 @@ def run_stream(client: Client, loop: Loop, flow: Outflow, order: dict[str, Any])
                 flow.allowed, tick_s = sent + FLOOD_STEP, 0.0 if not client.waiting else 0.1
         if rate:
             flow.allowed = base + int((now - start) * rate)
+        if burst:
+            count = pace.arrivals.count
+            if count != arrived:
+                arrived, moved = count, now
+            elif now - moved > STALL_S:
+                flow.total = -(-flow.sent_bytes // flow.block.size)
+                flow.allowed = None
+                burst = 0
+                continue
+            most = (count + burst) // pace.copies
+            flow.allowed = most if flow.allowed is None else min(flow.allowed, most)
+            tick_s = min(tick_s, TICK_S)
         if not client.waiting:
             client.flush()
         if not flow.finished:
@@ -95,6 +124,7 @@ def handle(options: dict[str, Any]) -> None:
     qos, window, count = options["qos"], options["window"], options["connections"]
     version = target.version
     collect_s = options["collect_s"]
+    pace = Pace(Progress(options["progress"]), options["burst"], options["copies"])
     loop = Loop(collect_s=collect_s)
     names = wire.topics(options["prefix"].encode(), options["topics"])
     payload = bytes(options["payload"])
@@ -104,7 +134,13 @@ def handle(options: dict[str, Any]) -> None:
     packets: list[bytes] = []
     if count == 1:
         block = wire.Block(
-            names, payload, qos=qos, window=window, version=version, properties=properties
+            names,
+            payload,
+            qos=qos,
+            window=window,
+            version=version,
+            properties=properties,
+            seal=sealer(target),
         )
         flow = clients[0].flow = Outflow(block, qos=qos, window=window)
     else:
@@ -124,7 +160,7 @@ def handle(options: dict[str, Any]) -> None:
         cpu, start = time.process_time(), time.monotonic()
         before = flow.total if flow else 0
         if flow:
-            run_stream(clients[0], loop, flow, order)
+            run_stream(clients[0], loop, flow, order, pace)
         else:
             sockets = [client.sock for client in clients]
             run_swarm(sockets, packets, order, collect_s=collect_s)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.runner import Outcome, Runner, Series
+from bench.scenarios import SCENARIOS
 
 RESULTS = Path(__file__).resolve().parent / "results"
 # shown of each scenario, if it has them; everything else is in the JSON
@@ -23,7 +24,9 @@ SHOWN = {
     "rss_mib": "RSS, MiB",
     "ready_s": "ready, s",
     "idle_cpu_percent": "CPU when idle, %",
-    "delivered": "delivered share",
+    "subscribe_s": "first CONNECT to last SUBACK, s",
+    "least_share": "least share of a subscriber, 1 is fair",
+    "largest_share": "largest share of a subscriber",
 }
 
 
@@ -50,47 +53,82 @@ def cell(series: Series | None, figure: str) -> str:
 
 
 def rows(outcome: Outcome, runner: Runner) -> list[list[str]]:
+    """The figures of a scenario, one a row."""
     labels = list(runner.systems)
+    base = runner.outcomes.get(outcome.scenario.baseline)
+    judged = {verdict.bar.figure for verdict in outcome.verdicts}
     found = []
-    series = list(outcome.series.values())
-    verdicts = {verdict.bar.figure: verdict for verdict in outcome.verdicts}
     for figure, title in SHOWN.items():
-        if not any(one.values(figure) for one in series) and figure not in verdicts:
-            continue
-        if figure == "delivered" and all(
-            value == 1 for one in series for value in one.values(figure)
-        ):
+        if figure not in judged and not any(one.values(figure) for one in outcome.series.values()):
             continue
         first = outcome.series[labels[0]].median(figure)
-        second = outcome.series[labels[1]].median(figure) if len(labels) > 1 else None
+        second = middle(outcome, labels[1], figure) if len(labels) > 1 else None
         ratio = f"{first / second:.2f}" if first and second else ""
-        verdict = verdicts.get(figure)
-        bar = result = ""
-        if verdict:
-            bar = str(verdict.bar)
-            result = "pass" if verdict.passed else "**FAIL**"
-            if verdict.bar.kind == "baseline" and verdict.measured:
-                result += f" ({verdict.measured:.2f})"
-            if verdict.note:
-                result += f": {verdict.note}"
+        against = middle(base, labels[0], figure) if base else None
+        beside = (
+            f"{first / against:.2f} x {base.scenario.name}" if base and first and against else ""
+        )
         cells = [cell(outcome.series.get(label), figure) for label in labels]
-        found.append([outcome.scenario.name, title, *cells, ratio, bar, result])
+        found.append([outcome.scenario.name, title, *cells, ratio, beside])
     return found
+
+
+def middle(outcome: Outcome | None, label: str, figure: str) -> float | None:
+    """A median, None where there is none."""
+    series = outcome.series.get(label) if outcome else None
+    return series.median(figure) if series else None
+
+
+def bars(runner: Runner) -> list[list[str]]:
+    """All bars of what was measured, one a row."""
+    found = []
+    for outcome in runner.outcomes.values():
+        for verdict in outcome.verdicts:
+            bar = verdict.bar
+            measured = "" if verdict.measured is None else number(verdict.measured)
+            result = "pass" if verdict.passed else "**FAIL**"
+            found.append(
+                [
+                    outcome.scenario.name,
+                    SHOWN[bar.figure],
+                    str(bar),
+                    measured,
+                    result + (f": {verdict.note}" if verdict.note else ""),
+                ]
+            )
+    return found
+
+
+def table(head: list[str], body: list[list[str]]) -> list[str]:
+    """As Markdown; what would end a cell early is replaced."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in body:
+        lines.append("| " + " | ".join(re.sub(r"\s*\|\s*", " / ", one) for one in row) + " |")
+    return lines
+
+
+def where(machine: dict[str, Any]) -> list[str]:
+    """Where, when and with what a result was measured."""
+    return [
+        f"- Machine: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB",
+        f"- Linux {machine['kernel']}, Mosquitto {machine['mosquitto']}",
+        (
+            f"- Python {machine['python']}, uvloop {machine['uvloop']}, "
+            f"hot files {machine['hot_files']}"
+        ),
+        f"- Commit {machine['commit']}, {machine['date']}",
+    ]
 
 
 def preamble(runner: Runner, machine: dict[str, Any]) -> list[str]:
     """Where it was measured, and what the generators can do."""
     lines = [
-        f"- Machine: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB",
-        f"- Linux {machine['kernel']}; {runner.stolen:.1%} of the time went to others on the host",
-        (
-            f"- Python {machine['python']}, uvloop {machine['uvloop']}, "
-            f"hot files {machine['hot_files']}"
-        ),
-        f"- Mosquitto {machine['mosquitto']}",
-        f"- Commit {machine['commit']}, {machine['date']}",
-        f"- Median (least - most) of {runner.runs} alternating runs"
+        *where(machine),
+        f"- {runner.stolen:.1%} of the time went to others on the host",
+        f"- Median (least - most) of {runner.runs} alternating runs in {runner.minutes:.0f} minutes"
         + (", quick: figures of little weight" if runner.quick else ""),
+        "- CPU is that of the process under test per message that arrived at the far end; in every",
+        "  run that counts all messages arrived, with QoS 1 and 2 acknowledged",
     ]
     lines += [
         f"- Generators alone, {name}: {found['messages_per_s']:,.0f} messages/s, "
@@ -107,38 +145,59 @@ def markdown(runner: Runner, machine: dict[str, Any]) -> str:
         "figure",
         *labels,
         f"{labels[0]} / {labels[1]}" if len(labels) > 1 else "ratio",
-        "bar",
-        "result",
+        f"{labels[0]} against another scenario",
     ]
+    outcomes = runner.outcomes.values()
+    missing = [
+        scenario.name
+        for scenario in SCENARIOS
+        if scenario.bars and scenario.name not in runner.outcomes
+    ]
+    judged = bars(runner)
+    passed = sum(row[-1].startswith("pass") for row in judged)
     lines = [
         "# Benchmark",
         "",
         *preamble(runner, machine),
-        "| " + " | ".join(head) + " |",
-        "|" + "---|" * len(head),
+        f"Bars: {passed} of {len(judged)} passed"
+        + (f"; not measured: {', '.join(missing)}" if missing else "")
+        + ".",
+        "",
+        *table(["scenario", "figure", "bar", "measured", "result"], judged),
+        "",
+        "Figures:",
+        "",
+        *table(head, [row for outcome in outcomes for row in rows(outcome, runner)]),
+        "",
+        "Scenarios:",
+        "",
     ]
-    for outcome in runner.outcomes.values():
-        lines += [
-            "| " + " | ".join(re.sub(r"\s*\|\s*", " / ", one) for one in row) + " |"
-            for row in rows(outcome, runner)
-        ]
-    lines += ["", "Scenarios:", ""]
     lines += [
         f"- `{outcome.scenario.name}`: {outcome.scenario.title} ({outcome.scenario.messages:,})"
-        for outcome in runner.outcomes.values()
+        for outcome in outcomes
     ]
+    uncounted = [
+        f"- `{outcome.scenario.name}`, {label}: {error}"
+        for outcome in outcomes
+        for label, series in outcome.series.items()
+        for error in series.errors
+    ]
+    if uncounted:
+        lines += ["", "Runs that did not count:", "", *uncounted]
     return "\n".join(lines) + "\n"
 
 
-def write(runner: Runner, machine: dict[str, Any]) -> tuple[Path, Path]:
-    """Both files, named after the time; returns their paths."""
-    RESULTS.mkdir(exist_ok=True)
+def write(
+    data: str, text: str, machine: dict[str, Any], *, kind: str = "", folder: Path = RESULTS
+) -> tuple[Path, Path]:
+    """A result as JSON and as Markdown, named after time, `kind` and commit; returns the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
     stamp = machine["date"][:19].replace(":", "").replace("T", "-")
-    name = f"{stamp}-{'quick-' if runner.quick else ''}{machine['commit']}"
-    data, table = RESULTS / f"{name}.json", RESULTS / f"{name}.md"
-    data.write_text(as_json(runner, machine) + "\n")
-    table.write_text(markdown(runner, machine))
-    return data, table
+    name = "-".join(filter(None, (stamp, kind, machine["commit"])))
+    files = folder / f"{name}.json", folder / f"{name}.md"
+    for file, content in zip(files, (data, text), strict=True):
+        file.write_text(content.rstrip("\n") + "\n")
+    return files
 
 
 def as_json(runner: Runner, machine: dict[str, Any]) -> str:

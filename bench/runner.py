@@ -11,7 +11,7 @@ from typing import Any
 from bench import process
 from bench.measure import Figures, RunError, measure
 from bench.scenarios import BY_NAME, Bar, Scenario
-from bench.systems import SYSTEMS, Files, Isthmus, System
+from bench.systems import SYSTEMS, Files, Isthmus, Relay, System
 
 REFERENCE = "mosquitto"
 
@@ -56,7 +56,8 @@ def plan(names: Iterable[str]) -> list[Scenario]:
     for name in list(wanted):
         if name not in BY_NAME:
             raise SystemExit(f"no scenario {name!r}; there are: {', '.join(BY_NAME)}")
-        wanted += [bar.of for bar in BY_NAME[name].bars if bar.kind == "baseline"]
+        if base := BY_NAME[name].baseline:
+            wanted.append(base)
     return [scenario for name, scenario in BY_NAME.items() if name in wanted]
 
 
@@ -64,8 +65,7 @@ def groups(scenarios: list[Scenario]) -> list[list[Scenario]]:
     """The same scenarios, each together with those that take it as their baseline."""
     found: dict[str, list[Scenario]] = {}
     for scenario in scenarios:
-        base = next((bar.of for bar in scenario.bars if bar.kind == "baseline"), scenario.name)
-        found.setdefault(base, []).append(scenario)
+        found.setdefault(scenario.baseline or scenario.name, []).append(scenario)
     return list(found.values())
 
 
@@ -85,8 +85,12 @@ def judge(bar: Bar, subject: str, outcome: Outcome, outcomes: dict[str, Outcome]
     else:
         base = outcomes.get(bar.of)
         other = base.series.get(subject) if base else None
-    against = other.median(bar.figure) if other else None
-    if not against:
+    if other is None:
+        return Verdict(bar, None, False, note or "nothing to compare with")
+    if other.errors and not note:
+        note = f"{len(other.errors)} runs of the other did not count: {other.errors[0]}"
+    against = other.median(bar.figure)
+    if not against or len(other.errors) > len(other.runs):
         return Verdict(bar, None, False, note or "nothing to compare with")
     ratio = value / against
     return Verdict(bar, ratio, ratio <= bar.value and not own.errors, note)
@@ -111,6 +115,12 @@ class Runner:
         self.runs, self.quick, self.say = runs, quick, say
         self.outcomes: dict[str, Outcome] = {}
         self.ceilings: dict[str, dict[str, float]] = {}  # of the generators alone
+        self.started = time.monotonic()
+
+    @property
+    def minutes(self) -> float:
+        """Since the start."""
+        return (time.monotonic() - self.started) / 60
 
     @property
     def stolen(self) -> float:
@@ -127,7 +137,8 @@ class Runner:
         return {
             label: system
             for label, system in self.systems.items()
-            if system.name != "relay" or scenario.relay
+            if (scenario.relay or system.name != Relay.name)
+            and (not scenario.alone or system.name == Isthmus.name)
         }
 
     def group(self, files: Files, scenarios: list[Scenario]) -> None:
@@ -162,13 +173,13 @@ class Runner:
             figures = measure(files, system, outcome.scenario)
         except RunError as error:
             series.errors.append(str(error))
-            self.say(f"{name:12} {number + 1} {label:12} DOES NOT COUNT: {error}")
+            self.say(f"{name:16} {number + 1} {label:10} DOES NOT COUNT: {error}")
             return
-        figures["stolen_share"] = stolen_share(stolen, process.stolen())
-        series.runs.append(figures)
         text = "  ".join(f"{figure} {value:.6g}" for figure, value in figures.items())
         took = time.monotonic() - start
-        self.say(f"{name:12} {number + 1} {label:12} {text}  [{took:.1f} s]")
+        figures |= {"stolen_share": stolen_share(stolen, process.stolen()), "took_s": took}
+        series.runs.append(figures)
+        self.say(f"{name:16} {number + 1} {label:10} {text}  [{took:.1f} s]")
 
     @property
     def passed(self) -> bool:
@@ -193,6 +204,7 @@ class Runner:
                     }
                     for label, series in outcome.series.items()
                 },
+                "beside": outcome.scenario.baseline,
                 "bars": [
                     {
                         "figure": verdict.bar.figure,

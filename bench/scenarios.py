@@ -6,7 +6,16 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 Kind = Literal[
-    "out", "in", "latency", "latency-in", "idle", "footprint", "churn", "fanout", "light"
+    "out",
+    "in",
+    "latency",
+    "latency-in",
+    "idle",
+    "footprint",
+    "churn",
+    "fanout",
+    "light",
+    "subscribe",
 ]
 
 
@@ -48,15 +57,38 @@ class Scenario:
     rate: int = 0  # messages per second; 0: as fast as possible
     changes: float = 0  # subscription changes per second
     subscribers: int = 0
+    shared: bool = False  # the subscribers take turns
+    websocket: bool = False  # of the publisher
+    far_websocket: bool = False
+    routes: int = 1
+    routes_are: Literal["different", "alike", "copies"] = "different"  # see systems.other_route
+    pool: int = 1  # connections of the bridge
+    hops: bool = True  # the loop guard of MQTT 5
     bars: tuple[Bar, ...] = ()
+    beside: str = ""  # measured in turns with that one, and shown against it
     relay: bool = False  # the lower limit is measured too
+    alone: bool = False  # Mosquitto cannot do it, or nothing is learned from it
+
+    @property
+    def baseline(self) -> str:
+        """The scenario that this one is compared with, "" for none."""
+        return self.beside or next((bar.of for bar in self.bars if bar.kind == "baseline"), "")
+
+    @property
+    def copies(self) -> int:
+        """How many messages arrive for each one that is published."""
+        if self.kind == "fanout":
+            return 1 if self.shared else self.subscribers
+        return self.routes if self.routes_are == "copies" else 1
 
     def quick(self) -> Scenario:
         """The same in seconds: a tenth of the messages, figures with little weight."""
         least = {"idle": 500, "light": 100, "footprint": 3}.get(self.kind, 1000)
         if self.kind.startswith("latency"):
             least = 500
-        return replace(self, messages=max(self.messages // 10, least))
+        if self.kind == "subscribe":
+            least = self.messages  # it is short, and its bar an absolute one
+        return replace(self, messages=max(self.messages // 10, least // self.copies))
 
 
 def cpu_ratio(value: float) -> tuple[Bar, ...]:
@@ -166,7 +198,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("qos2", "QoS 2, window 100", "out", 100_000, qos=2),
     Scenario("qos0-1k", "QoS 0, 1 KiB", "out", 200_000, payload=1024),
     Scenario("qos1-1k", "QoS 1, window 100, 1 KiB", "out", 150_000, qos=1, payload=1024),
-    Scenario("qos0-64k", "QoS 0, 64 KiB, 2,000/s", "out", 8_000, payload=65536, rate=2_000),
+    Scenario("qos0-64k", "QoS 0, 64 KiB", "out", 8_000, payload=65536),
     Scenario("qos1-64k", "QoS 1, window 20, 64 KiB", "out", 8_000, qos=1, window=20, payload=65536),
     Scenario(
         "v5-qos0", "MQTT 5, five user properties, QoS 0", "out", 300_000, version=5, properties=5
@@ -188,7 +220,89 @@ SCENARIOS: tuple[Scenario, ...] = (
         qos=1,
         subscribers=100,
     ),
+    Scenario(
+        "shared",
+        "QoS 1 to a shared subscription of 10 subscribers, MQTT 5",
+        "fanout",
+        100_000,
+        qos=1,
+        version=5,
+        subscribers=10,
+        shared=True,
+    ),
     Scenario("tls-qos1", "TLS publisher, QoS 1, window 100", "out", 200_000, qos=1, tls=True),
+    Scenario(
+        "ws-qos1", "WebSocket publisher, QoS 1, window 100", "out", 200_000, qos=1, websocket=True
+    ),
+    Scenario(
+        "ws-far-qos1",
+        "bridge over WebSocket, QoS 1, window 100 (Mosquitto's bridge has none)",
+        "out",
+        200_000,
+        qos=1,
+        far_websocket=True,
+        alone=True,
+    ),
+    Scenario(
+        "routes-different",
+        "1,000 routes with different filters of which one matches, QoS 1",
+        "out",
+        300_000,
+        qos=1,
+        routes=1_000,
+        alone=True,
+        bars=(Bar("cpu_us", "baseline", 1.2, "qos1"),),
+    ),
+    Scenario(
+        "routes-alike",
+        "1,000 routes under one wildcard source filter with one result, QoS 1",
+        "out",
+        300_000,
+        qos=1,
+        routes=1_000,
+        routes_are="alike",
+        alone=True,
+        bars=(Bar("cpu_us", "baseline", 1.2, "qos1"),),
+    ),
+    Scenario(
+        "routes-copies",
+        "1,000 routes under one wildcard source filter with 1,000 results, QoS 0 (per delivery)",
+        "out",
+        1_000,
+        routes=1_000,
+        routes_are="copies",
+        topics=10,
+        alone=True,
+        bars=(Bar("cpu_us", "baseline", 1.2, "qos0"),),
+    ),
+    Scenario(
+        "subscribe",
+        "16 connections subscribe 2,000 filters each; 20 ms for a SUBACK, one after the other",
+        "subscribe",
+        32_000,
+        pool=16,
+        alone=True,
+        bars=(Bar("subscribe_s", "most", 5),),
+    ),
+    Scenario(
+        "hops-off",
+        "MQTT 5, QoS 1, window 100, no loop guard",
+        "out",
+        200_000,
+        qos=1,
+        version=5,
+        hops=False,
+    ),
+    Scenario(
+        "hops-on",
+        "the same with the loop guard, as it is by default",
+        "out",
+        200_000,
+        qos=1,
+        version=5,
+        beside="hops-off",
+        alone=True,
+    ),
 )
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

@@ -4,7 +4,7 @@ Numbered QoS 1 messages go through a bridge whose far end is slow for the first 
 stopped (SIGSTOP) for five seconds, then has its connections reset every second until all is
 acknowledged. In the end every acknowledged message must have arrived, none may be invented, first
 deliveries must be in order per topic, and the memory of the process under test must have stayed
-within a bound. Exit code 0 says so.
+within a bound. Exit code 0 says so. The result is a file under bench/results/.
 """
 
 from __future__ import annotations
@@ -16,12 +16,28 @@ import signal
 import sys
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from bench import machine, process
+from bench import machine, process, report
 from bench.process import Generator, peak_rss_kib, rss_kib
 from bench.runner import use_python
 from bench.systems import SETTLE_S, SYSTEMS, Files, System, Task
+
+SHOWN = {
+    "acknowledged": "messages acknowledged to the publishers",
+    "arrived": "different messages that arrived",
+    "lost": "acknowledged and lost",
+    "invented": "invented",
+    "disordered": "order violations per topic, first deliveries",
+    "acks_out_of_order": "PUBACKs out of order",
+    "duplicates": "delivered again after a reset (allowed)",
+    "example": "example",
+    "why": "what the publisher reported",
+    "resets": "connections reset",
+    "seconds": "seconds",
+    "peak_rss_mib": "peak RSS, MiB",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +81,9 @@ def parse() -> tuple[argparse.Namespace, Plan]:
     add("--timeout", type=float, default=600.0, metavar="S")
     add("--max-rss", type=int, default=160, metavar="MIB", help="bound on the peak RSS")
     add("--mqtt", choices=["3.1.1", "5"], default="3.1.1")
-    add("--json", action="store_true")
+    add("--json", action="store_true", help="print JSON instead of words")
+    add("--results", type=Path, default=report.RESULTS, metavar="FOLDER", help="where to save")
+    add("--no-save", action="store_true", help="write no file")
     options = parser.parse_args()
     quick = options.quick
     plan = Plan(
@@ -174,7 +192,9 @@ class Soak:
             time.sleep(0.2)
         state = self.far.ask(do="status")
         verdict = self.far.ask(do="judge", acked=account["acked"])
-        return verdict | {
+        return {
+            "arrived": verdict.pop("unique"),
+            **verdict,
             "acknowledged": sum(account["acked"]),
             "sent": sum(account["sent"]),
             "acks_out_of_order": account["unordered"],
@@ -209,6 +229,36 @@ def failures(result: dict[str, Any], plan: Plan) -> list[str]:
     return found
 
 
+def markdown(
+    system: str, plan: Plan, where: dict[str, Any], result: dict[str, Any], wrong: list[str]
+) -> str:
+    """The result for readers."""
+    body = [
+        [title, f"{result[key]:,}" if isinstance(result[key], int) else str(result[key])]
+        for key, title in SHOWN.items()
+        if result[key] != ""
+    ]
+    course = (
+        f"{plan.messages:,} QoS 1 messages (MQTT {'5' if plan.version == 5 else '3.1.1'}) of "
+        f"{plan.connections} publishers, {plan.topics} topics, through a bridge whose far end "
+        f"reads {plan.rate:,} messages/s and acknowledges after {plan.ack_delay_s * 1000:g} ms, is "
+        f"stopped for {plan.stop_s:g} s, then resets its connections every "
+        f"{plan.reset_every_s:g} s. Bound on the peak RSS: {plan.max_rss_mib} MiB."
+    )
+    return "\n".join(
+        [
+            f"# Soak of {system}: {'FAIL' if wrong else 'pass'}",
+            "",
+            *report.where(where),
+            "",
+            course,
+            "",
+            *report.table(["", "result"], body),
+            *(["", "Wrong: " + "; ".join(wrong)] if wrong else []),
+        ]
+    )
+
+
 def interrupted(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
@@ -234,13 +284,19 @@ def main() -> int:
         process.stop_all()
         files.remove()
     wrong = failures(result, plan)
+    data = {"machine": where, "system": options.system, "plan": asdict(plan), "result": result}
+    text = json.dumps(data | {"failures": wrong}, indent=1)
     if options.json:
-        data = {"machine": where, "system": options.system, "plan": asdict(plan), "result": result}
-        print(json.dumps(data | {"failures": wrong}, indent=1))
+        print(text)
     else:
         for key, value in result.items():
             print(f"{key:18} {value:,}" if isinstance(value, int) else f"{key:18} {value}")
         print("FAIL: " + "; ".join(wrong) if wrong else "pass")
+    if not options.no_save:
+        name = f"soak-{options.system}" + ("-quick" if options.quick else "")
+        words = markdown(options.system, plan, where, result, wrong)
+        for path in report.write(text, words, where, kind=name, folder=options.results):
+            print(path, file=sys.stderr)
     return 1 if wrong else 0
 
 

@@ -16,9 +16,13 @@ import time
 from collections.abc import Callable
 
 from bench import wire
+from bench.websocket import Frames
 
 READ_BYTES = 128 << 10
-SEND_BYTES = 64 << 10
+SEND_BYTES = 256 << 10
+BIG_BYTES = 16 << 10  # what is missing of a packet of that size is not looked at
+BIG_HEAD_BYTES = 512  # more than the headers of any message of a load take
+SCRATCH = bytearray(1 << 20)  # never written
 WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 # (data, start of the first packet, packets, size of each, offset of the topic, its length)
 PublishHook = Callable[[bytes, int, int, int, int, int], None]
@@ -67,7 +71,11 @@ class Stream:
     def __init__(self, sock: socket.socket, loop: Loop) -> None:
         self.sock, self.loop, self.fd = sock, loop, sock.fileno()
         self.secure = isinstance(sock, ssl.SSLSocket)
+        self.frames: Frames | None = None  # WebSocket
         self.rest = b""
+        self.skipped = 0  # bytes still to come of a big PUBLISH that is taken apart already
+        self.owed = bytearray()  # its acknowledgement
+        self.read_bytes = READ_BYTES
         self.control = bytearray()
         self.flow: Outflow | None = None
         self.received = 0
@@ -80,13 +88,24 @@ class Stream:
         """Called by the loop with the events of this descriptor."""
         if events & ~select.EPOLLOUT:
             self.read()
-        if not self.closed and (self.flow is not None or self.control):
+        if not self.closed and (self.flow is not None or self.control or self.frames is not None):
             self.flush()
 
     def read(self) -> None:
+        plain = not self.secure and self.frames is None
         while not self.closed:
             try:
-                data = self.sock.recv(READ_BYTES)
+                if self.skipped and plain:
+                    # the kernel throws them away without a copy
+                    wanted = min(self.skipped, len(SCRATCH))
+                    size = self.sock.recv_into(SCRATCH, wanted, socket.MSG_TRUNC)
+                    self.skip(size)
+                    if not size:
+                        self.close("end of stream")
+                    elif not self.skipped:
+                        continue
+                    return
+                data = self.sock.recv(self.read_bytes)
             except WOULD_BLOCK:
                 return
             except OSError as error:
@@ -96,18 +115,29 @@ class Stream:
                 self.close("end of stream")
                 return
             self.feed(data)
-            if not self.secure:
+            if not self.secure and not self.skipped:
                 return
 
     def feed(self, data: bytes) -> None:
         """Take in all whole packets of `data`."""
-        if self.rest:
+        if self.frames is not None:
+            try:
+                data = self.frames.open(data)
+            except ConnectionError as error:
+                self.close(str(error))
+                return
+        pos = min(self.skipped, len(data))
+        if pos:
+            self.skip(pos)
+        elif self.rest:
             data = self.rest + data
-        pos, end = 0, len(data)
+        end = len(data)
         while pos + 1 < end:
             first = data[pos]
             head, size = wire.header(data, pos, end)
             if not size:
+                if end - pos > BIG_HEAD_BYTES and first & 0xF0 == wire.PUBLISH:
+                    pos = self.big(data, pos, end)
                 break
             kind = first & 0xF0
             if kind == wire.PUBLISH:
@@ -120,6 +150,32 @@ class Stream:
                 self.other(first, data[pos + head : pos + size])
                 pos += size
         self.rest = data[pos:]
+
+    def big(self, data: bytes, pos: int, end: int) -> int:
+        """Take a PUBLISH whose payload is not all there, if it is big; it counts when it is."""
+        length, size = wire.length(data, pos, end)
+        if size < BIG_BYTES or self.on_publish is not None:
+            return pos
+        self.read_bytes = BIG_HEAD_BYTES * 2  # the next one is probably as big
+        at = pos + length
+        topic_size = data[at] << 8 | data[at + 1]
+        qos = data[pos] >> 1 & 3
+        at += 2 + topic_size
+        if at + 2 > end:
+            return pos
+        if qos:
+            self.owed = bytearray(b"\x40\x02" if qos == 1 else b"\x50\x02") + data[at : at + 2]
+        self.skipped = size - (end - pos)
+        return end
+
+    def skip(self, size: int) -> None:
+        """Bytes of the big PUBLISH came."""
+        self.skipped -= size
+        if not self.skipped:
+            self.received += 1
+            if self.owed:
+                owed, self.owed = self.owed, bytearray()
+                self.answer(owed)
 
     def publishes(self, data: bytes, pos: int, head: int, size: int) -> int:
         count = wire.run_length(data, pos, head + 2, size)
@@ -180,12 +236,16 @@ class Stream:
             if flow is not None and flow.sent_bytes % flow.block.size:
                 size = flow.block.size
                 self.bulk(flow, (flow.sent_bytes // size + 1) * size)
-            if self.control:
-                sent = self.sock.send(self.control)
-                del self.control[:sent]
-            if not self.control and flow is not None:
+            out = self.control
+            if self.frames is not None:
+                self.frames.seal(out)
+                out = self.frames.out
+            if out:
+                sent = self.sock.send(out)
+                del out[:sent]
+            if not out and flow is not None:
                 self.bulk(flow, flow.limit_bytes())
-            blocked = bool(self.control)
+            blocked = bool(out)
         except WOULD_BLOCK:
             blocked = True
         except OSError as error:

@@ -10,20 +10,24 @@ from typing import Any
 
 from bench import process, wire
 from bench.client import Client, Target, open_client
+from bench.progress import Progress
 from bench.stream import Loop
 
 
-def wait_for(loop: Loop, clients: list[Client], count: int, order: dict[str, Any]) -> int:
+def wait_for(
+    loop: Loop, clients: list[Client], count: int, order: dict[str, Any], progress: Progress
+) -> int:
     """Turn until the clients have `count` messages, or none came for `stall` seconds."""
-    start = progress = time.monotonic()
+    start = moved = time.monotonic()
     last = received = sum(client.received for client in clients)
     while received < count:
         loop.turn(0.05)
         now = time.monotonic()
         received = sum(client.received for client in clients)
         if received != last:
-            last, progress = received, now
-        if now - start > order["timeout"] or now - progress > order["stall"]:
+            last, moved = received, now
+            progress.count = received
+        if now - start > order["timeout"] or now - moved > order["stall"]:
             break
     return received
 
@@ -77,6 +81,7 @@ def churn(client: Client, loop: Loop, target: Target, rate: float, seconds: floa
 def handle(options: dict[str, Any]) -> None:
     target = Target(**options["target"])
     loop = Loop(collect_s=options["collect_s"])
+    progress = Progress(options["progress"])
     count = options["connections"]
     # Many subscribers to one filter each get everything, to a prefix each get one topic below it.
     names = [options["filter"].encode()] * count
@@ -96,8 +101,12 @@ def handle(options: dict[str, Any]) -> None:
     for order in process.requests():
         cpu = time.process_time()
         if order["do"] == "wait":
-            received = wait_for(loop, clients, order["count"], order)
-            process.reply(received=received, cpu_s=time.process_time() - cpu)
+            received = wait_for(loop, clients, order["count"], order, progress)
+            process.reply(
+                received=received,
+                each=[client.received for client in clients],
+                cpu_s=time.process_time() - cpu,
+            )
         else:
             made = 0
             start = time.monotonic()

@@ -34,9 +34,16 @@ class Task:
     direction: str = "out"  # of the bridge: out | in
     qos: int = 1  # highest of the route
     version: int = 4  # of clients and bridge
-    tls: bool = False  # a TLS listener as well
+    tls: bool = False  # a listener for the load that does TLS
+    websocket: bool = False  # a listener for the load that does WebSocket
+    far_websocket: bool = False
     packet_bytes: int = 0  # the relay has to be told
     topics: str = "bench"  # first level that goes out
+    routes: int = 1
+    routes_are: str = "different"  # see other_route
+    pool: int = 1
+    filters: int = 0  # that the bridge takes in, of its own
+    hops: bool = True  # the loop guard of MQTT 5
 
 
 def free_port() -> int:
@@ -97,7 +104,7 @@ class System:
     def __init__(self, files: Files, task: Task) -> None:
         self.files, self.task = files, task
         self.port = free_port()
-        self.tls_port = free_port() if task.tls else 0
+        self.load_port = free_port() if task.tls or task.websocket else 0
         if task.tls:
             files.make_certificate()
         self.log = files.path / f"{self.name}.log"
@@ -119,7 +126,9 @@ class System:
     @property
     def target(self) -> Target:
         """What generators connect to."""
-        return Target(self.tls_port or self.port, self.task.version, tls=self.task.tls)
+        task = self.task
+        port = self.load_port or self.port
+        return Target(port, task.version, tls=task.tls, websocket=task.websocket)
 
     def failure(self) -> str:
         """The last line that the process printed."""
@@ -172,12 +181,12 @@ class Mosquitto(System):
         ]
         if os.geteuid() == 0:
             lines.append("user root")  # else it changes to a user that cannot read the files
+        if self.load_port:
+            lines.append(f"listener {self.load_port} 127.0.0.1")
+        if task.websocket:
+            lines.append("protocol websockets")
         if task.tls:
-            lines += [
-                f"listener {self.tls_port} 127.0.0.1",
-                f"certfile {self.files.certificate}",
-                f"keyfile {self.files.key}",
-            ]
+            lines += [f"certfile {self.files.certificate}", f"keyfile {self.files.key}"]
         if task.far_port:
             topic = f"topic # out {task.qos} {task.topics}/ fwd/{task.topics}/"
             if task.direction == "in":
@@ -204,9 +213,16 @@ class Isthmus(System):
     def command(self) -> list[str]:
         task = self.task
         listeners: list[dict[str, Any]] = [{"bind": f"127.0.0.1:{self.port}"}]
-        if task.tls:
-            tls = {"certificate": str(self.files.certificate), "key": str(self.files.key)}
-            listeners.append({"bind": f"127.0.0.1:{self.tls_port}", "tls": tls})
+        if self.load_port:
+            own: dict[str, Any] = {"bind": f"127.0.0.1:{self.load_port}"}
+            if task.tls:
+                own["tls"] = {
+                    "certificate": str(self.files.certificate),
+                    "key": str(self.files.key),
+                }
+            if task.websocket:
+                own["transport"] = "websocket"
+            listeners.append(own)
         settings: dict[str, Any] = {
             "node": "bench",
             "listeners": listeners,
@@ -219,25 +235,61 @@ class Isthmus(System):
             "http": None,
         }
         if task.far_port:
+            scheme = "ws" if task.far_websocket else "mqtt"
             settings["connectors"] = {
                 "far": {
-                    "url": f"mqtt://127.0.0.1:{task.far_port}",
+                    "url": f"{scheme}://127.0.0.1:{task.far_port}",
                     "version": "5" if task.version == 5 else "3.1.1",
-                    "client_id": "bench-bridge",
                     "username": "bridge",
                     "password": "bridge",
                     "reconnect": {"max": "1s"},  # as Mosquitto's restart_timeout
                 }
+                | ({"pool": task.pool} if task.pool > 1 else {"client_id": "bench-bridge"})
             }
-            route: dict[str, Any] = {"from": "local", "to": "far", "topics": [f"{task.topics}/#"]}
-            if task.direction == "in":
-                route = {"from": "far", "to": "local", "topics": ["far/in/#"], "strip": "far/"}
-            else:
-                route["prepend"] = "fwd/"
-            settings["routes"] = {"bench": route}
+            settings["routes"] = self.routes()
         file = self.files.path / "isthmus.yaml"
         file.write_text(json.dumps(settings, indent=1))  # JSON is YAML
         return [self.python, "-m", "isthmus", "run", str(file)]
+
+    def routes(self) -> dict[str, Any]:
+        """The route of the load, and those beside it."""
+        task = self.task
+        route: dict[str, Any] = {"from": "local", "to": "far", "prepend": "fwd/"}
+        route["topics"] = [f"{task.topics}/#"]
+        if task.direction == "in":
+            topics = [f"far/in/{i:05}/+" for i in range(task.filters)] or ["far/in/#"]
+            route = {"from": "far", "to": "local", "topics": topics, "strip": "far/"}
+        if not task.hops:
+            route["loop_guard"] = {"hops": False}
+        others = {
+            f"other-{i}": other_route(route, task.routes_are, i) for i in range(1, task.routes)
+        }
+        # in the middle: the load's route is neither the first nor the last that is looked at
+        names = sorted(others)
+        half = len(names) // 2
+        return (
+            {name: others[name] for name in names[:half]}
+            | {"bench": route}
+            | {name: others[name] for name in names[half:]}
+        )
+
+
+def other_route(route: dict[str, Any], kind: str, number: int) -> dict[str, Any]:
+    """One of the routes beside that of the load.
+
+    `different`: a filter of its own that matches nothing of the load, with wildcards on the levels
+    of the load's topics; `alike`: the same filter and the same result, so that a message still goes
+    out once; `copies`: the same filter and another prefix, so that a message goes out by each.
+    """
+    match kind:
+        case "different":
+            filters = ("bench/x{}/#", "bench/+/x{}", "+/x{}/+", "plant/{}/state")
+            return route | {"topics": [filters[number % len(filters)].format(number)]}
+        case "alike":
+            return dict(route)
+        case "copies":
+            return route | {"prepend": f"copy-{number:03}/"}
+    raise ValueError(kind)
 
 
 class Relay(System):

@@ -7,7 +7,7 @@ the codec under test cannot hide itself in the generator.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP = 0x30, 0x40, 0x50, 0x62, 0x70
 CONNECT, CONNACK, SUBSCRIBE, SUBACK = 0x10, 0x20, 0x82, 0x90
@@ -100,15 +100,20 @@ def header(data: bytes, pos: int, end: int) -> tuple[int, int]:
     """Length of the fixed header and of the whole packet at `pos`; (0, 0) when it is not all
     there.
     """
-    length = shift = 0
+    head, size = length(data, pos, end)
+    return (head, size) if pos + size <= end else (0, 0)
+
+
+def length(data: bytes, pos: int, end: int) -> tuple[int, int]:
+    """The same, also when only the fixed header is there."""
+    value = shift = 0
     at = pos + 1
     while at < end:
         byte = data[at]
         at += 1
-        length |= (byte & 0x7F) << shift
+        value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            size = at - pos + length
-            return (at - pos, size) if pos + size <= end else (0, 0)
+            return at - pos, at - pos + value
         shift += 7
         if shift > 21:
             raise ValueError(f"remaining length longer than four bytes at {data[pos : pos + 8]!r}")
@@ -142,11 +147,13 @@ class Block:
         window: int,
         version: int = 4,
         properties: bytes = b"",
+        seal: Callable[[bytes], bytes] = bytes,
     ) -> None:
+        """`seal` puts each packet into a WebSocket frame, where there is WebSocket."""
         first = publish(
             names[0], payload, qos=qos, packet_id=1, version=version, properties=properties
         )
-        self.size = len(first)
+        self.size = len(seal(first))
         room = max(BLOCK_BYTES // self.size, 2 * window, 2)
         self.count = min(
             max(room // len(names), 1) * len(names), MAX_IDS // len(names) * len(names)
@@ -160,10 +167,8 @@ class Block:
             raise ValueError("topics of one block must have one length")
         parts: list[bytes] = []
         for i in range(self.count):
-            parts.append(heads[i % len(heads)])
-            if qos:
-                parts.append((i + 1).to_bytes(2, "big"))
-            parts.append(tail)
+            packet_id = (i + 1).to_bytes(2, "big") if qos else b""
+            parts.append(seal(heads[i % len(heads)] + packet_id + tail))
         whole = b"".join(parts)
         self.bytes = len(whole)
         self.view = memoryview(whole)

@@ -1,29 +1,52 @@
 #!/bin/sh
-# Brings the real peers that the tests talk to: Debian's mosquitto and its clients, Node.js and npm
-# with MQTT.js. Installs what is missing when it can, else says what is missing and fails.
+# Brings the programs and real peers that the tests and the benchmark use: Debian's mosquitto and its
+# clients, OpenSSL, Node.js and npm with MQTT.js. Installs what is missing when it can, else says what
+# is missing and fails.
 set -eu
 cd "$(dirname "$0")"
 
-packages=""
-has() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ]; }
-has mosquitto || packages="$packages mosquitto"
-has mosquitto_pub || packages="$packages mosquitto-clients"
-has node || packages="$packages nodejs"
-has npm || packages="$packages npm"
+# program:package, in Debian and Ubuntu
+needed="mosquitto:mosquitto mosquitto_passwd:mosquitto mosquitto_pub:mosquitto-clients
+    mosquitto_sub:mosquitto-clients openssl:openssl node:nodejs npm:npm git:git stdbuf:coreutils"
 
+has() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ]; }
+
+# Sets `programs` and `packages` to what is missing.
+look() {
+    programs="" packages=""
+    for pair in $needed; do
+        has "${pair%%:*}" && continue
+        programs="$programs ${pair%%:*}"
+        case "$packages " in
+        *" ${pair##*:} "*) ;;
+        *) packages="$packages ${pair##*:}" ;;
+        esac
+    done
+}
+
+look
 if [ -n "$packages" ]; then
     if [ "$(id -u)" != 0 ] || ! has apt-get; then
-        echo "The tests need these Debian packages, and this is not root with apt:$packages" >&2
-        echo "Install them (sudo apt-get install$packages), then run this again." >&2
+        echo "The tests need these programs, which are not here:$programs" >&2
+        echo "This is not root with apt, so install their Debian packages by hand," >&2
+        echo "or the same on your system, and run this again: sudo apt-get install$packages" >&2
         exit 1
     fi
     echo "installing:$packages"
     apt-get -qq update
     # Packages start their services; the tests start their own brokers on free ports.
     DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y $packages >/dev/null
+    look
+    if [ -n "$programs" ]; then
+        echo "Installed$packages, and still these programs are missing:$programs" >&2
+        exit 1
+    fi
 fi
 
 if [ ! -d peers/node_modules/mqtt ]; then
     echo "installing: MQTT.js"
-    (cd peers && npm install --silent --no-audit --no-fund --ignore-scripts)
+    (cd peers && npm install --silent --no-audit --no-fund --ignore-scripts) || {
+        echo "npm could not install MQTT.js (tests/peers/package.json); without it the tests fail" >&2
+        exit 1
+    }
 fi
