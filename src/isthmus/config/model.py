@@ -43,6 +43,8 @@ class SettingsModel(BaseModel):
 
     model_config = ConfigDict(
         frozen=True,
+        # Built when first used: most files use few of the parts.
+        defer_build=True,
         extra="forbid",
         # A ValidationError that escapes into a log must not carry passwords with it.
         hide_input_in_errors=True,

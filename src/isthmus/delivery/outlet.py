@@ -155,7 +155,7 @@ class LaneOutlet(Outlet):
                 packet = join((FIRST[first], varint(size), topic, end, payload))
             else:
                 size = len(topic) + 2 + len(payload)
-                head = VARINT[size] if size < 16384 else varint(size)
+                head = VARINT[size] if size < 2048 else varint(size)
                 packet = join((FIRST[first], head, topic, packet_id, payload))
             if size > lane.max_body:
                 lane.too_large(packet_id, topic, receipt, index)
@@ -177,7 +177,7 @@ class LaneOutlet(Outlet):
             if size > lane.max_body:
                 lane.drops.add("too_large", self.topic[2:])
                 return
-            head = VARINT[size] if size < 16384 else varint(size)
+            head = VARINT[size] if size < 2048 else varint(size)
             packet = join((FIRST[first], head, topic, payload))
             if link.blocked:
                 lane.send_blocked(packet, len(payload))

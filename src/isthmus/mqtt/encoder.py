@@ -51,9 +51,9 @@ def encode_publish(
     head = len(topic).to_bytes(2, "big") + topic + packet_id
     if version == 5:
         size = len(properties)
-        head += (VARINT[size] if size < 16_384 else varint(size)) + properties
+        head += (VARINT[size] if size < 2048 else varint(size)) + properties
     size = len(head) + len(payload)
-    length = VARINT[size] if size < 16_384 else varint(size)
+    length = VARINT[size] if size < 2048 else varint(size)
     return b"%c%b%b%b" % (first_byte, length, head, payload)
 
 
