@@ -143,3 +143,12 @@ def test_a_copy_has_two_seconds() -> None:
     assert not echoes.returned(b"t", b"x", retain=False)
     assert not echoes._sent
     assert not echoes._order
+
+
+def test_the_property_says_its_length_whatever_the_number() -> None:
+    hops = Hops()
+    for number in range(1, 5000):
+        value = f"{number:x}@{hops.identity.decode()}"
+        stamp = hops.stamp()
+        assert value_of(stamp) == value
+        assert stamp == MARK + len(value).to_bytes(2, "big") + value.encode()

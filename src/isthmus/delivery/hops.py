@@ -59,6 +59,9 @@ class Hops:
         self.drops = Drops("loop guard", log)
         self._now = now
         self._count = 0
+        self._longer_at = 1
+        self._before = b""
+        self._after = b"@" + self.identity
         self._young: dict[tuple[bytes, bytes], int] = {}
         self._old: dict[tuple[bytes, bytes], int] = {}
         self._alarm_until = 0.0
@@ -68,11 +71,18 @@ class Hops:
         """The property for the message that is being fanned out; one call per message."""
         arrived = self.arrived
         if arrived is None:
-            self._count += 1
-            value = b"%x@%s" % (self._count, self.identity)
-        else:
-            value = arrived + b"," + self.identity
+            count = self._count = self._count + 1
+            if count >= self._longer_at:
+                self._set_digits()
+            return b"%b%x%b" % (self._before, count, self._after)
+        value = b"%b,%b" % (arrived, self.identity)
         return MARK + len(value).to_bytes(2, "big") + value
+
+    def _set_digits(self) -> None:
+        """The number has a digit more: what stands before it says how long the value is."""
+        digits = len(f"{self._longer_at:x}")
+        self._before = MARK + (digits + len(self._after)).to_bytes(2, "big")
+        self._longer_at = 16**digits
 
     def enter(self, topic: bytes, properties: bytes, source: object) -> tuple[bytes, bytes] | None:
         """Look at a message that carries hops and came from `source`.
