@@ -54,6 +54,31 @@ async def test_topic_aliases_as_many_as_both_want(isthmus, far, ours):
     assert seen == [*first, ("out/b", None)]
 
 
+# -- the loop guard ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "routes",
+    [
+        {"out": out("out/#", loop_guard={"memory": True})},
+        {"out": out("out/#", retain="set"), "again": out("out/#", retain="clear")},
+    ],
+    ids=["with a memory", "two copies"],
+)
+async def test_every_copy_that_leaves_carries_the_hops(isthmus, far, routes):
+    near = await isthmus(bridge(far.port, routes=routes))
+    there, _ = await far.client()
+    here = await near.client("here", 5)
+    here.send(publish_packet("out/a", "x", 1, 1))
+    found = set()
+    for _ in routes:
+        message = await there.message()
+        there.send(ack_packet(PUBACK, message.packet_id))
+        (hops,) = message.properties["user"]
+        found.add(hops)
+    assert found == {("isthmus-hops", f"1@{near.app.broker.hops.identity.decode()}")}
+
+
 # -- CONNECT -------------------------------------------------------------------------------------
 
 

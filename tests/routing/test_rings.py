@@ -59,6 +59,18 @@ def test_rings(name: str) -> None:
     assert way in found[0]
 
 
+@pytest.mark.parametrize(
+    ("hops", "end"), [(True, "the loop guard drops them"), (False, "can go round for ever")]
+)
+def test_a_ring_that_the_loop_guard_breaks(hops: bool, end: str) -> None:
+    routes = {
+        "up": from_to("local", "a", loop_guard={"hops": hops}),
+        "down": from_to("c", "local"),
+    }
+    (found,) = said(routes, c="one")
+    assert end in found
+
+
 NO_RINGS = {
     "both ways with one connector": {"both": from_to("local", "a", direction="both")},
     "two far sides, both ways": {

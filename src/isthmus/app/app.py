@@ -192,8 +192,10 @@ class App:
 
     def _log_drops(self) -> None:
         """Say at the end what was dropped, by place and reason."""
-        places = [self.broker.drops, *(found.drops for found in self.connectors.values())]
-        for drops in [*places, *(route.drops for route in self.routes.values())]:
+        places = [self.broker.drops, self.broker.hops.drops]
+        places += [found.drops for found in self.connectors.values()]
+        places += [route.drops for route in self.routes.values()]
+        for drops in places:
             if drops.counts:
                 counts = ", ".join(f"{reason} {count}" for reason, count in drops.counts.items())
                 log.info("%s: dropped since the start: %s", drops.place, counts)

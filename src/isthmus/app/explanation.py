@@ -256,10 +256,17 @@ def _circles(settings: Settings, directions: list[Leg]) -> Iterator[str]:
         text = "A ring" if len(ring) > 1 else "A ring of one"
         far = sorted({leg.target for leg in ring} - {LOCAL})
         same = f"; {' and '.join(far)} are one service" if len(far) > 1 else ""
-        yield (
-            f"{text}: messages can go round for ever by {way}{same}. "
-            "Use other topics on one of the ways, or exclude them with '!'."
-        )
+        leaving = [leg for leg in ring if leg.target != LOCAL]
+        if leaving and all(_guarded(settings, leg) for leg in leaving):
+            yield (
+                f"{text}: messages can come back by {way}{same}; the loop guard drops them, as "
+                "long as every broker between passes user properties of MQTT 5 on."
+            )
+        else:
+            yield (
+                f"{text}: messages can go round for ever by {way}{same}. "
+                "Use other topics on one of the ways, or exclude them with '!'."
+            )
     for out, back in echoes(directions, LOCAL):
         connector = settings.connectors[out.target]
         if connector.version != "5":
@@ -268,6 +275,11 @@ def _circles(settings: Settings, directions: list[Leg]) -> Iterator[str]:
                 f"{connector.host} is Mosquitto or Isthmus: MQTT {connector.version} cannot say "
                 "that we do not want our own messages."
             )
+
+
+def _guarded(settings: Settings, leg: Leg) -> bool:
+    """Whether what leaves by this route carries its hops."""
+    return leg.settings.loop_guard.hops and settings.connectors[leg.target].version == "5"
 
 
 def _near(host: str) -> bool:

@@ -86,7 +86,7 @@ class RememberingOutlet(Outlet):
     __slots__ = ("_echoes", "_topic", "outlet")
 
     def __init__(self, echoes: Echoes, outlet: LaneOutlet) -> None:
-        super().__init__(outlet.echo_key)
+        super().__init__(outlet.echo_key, hops=outlet.hops)
         self._echoes = echoes
         self.outlet = outlet
         self._topic = outlet.topic[2:]

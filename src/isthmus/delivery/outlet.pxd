@@ -8,6 +8,7 @@ from isthmus.net.link cimport Link
 
 cdef class Outlet:
     cdef public object echo_key
+    cdef public object hops
     cdef public bint retains
     cdef public object writer
 
@@ -18,7 +19,6 @@ cdef class LaneOutlet(Outlet):
     cdef public bytes bare
     cdef public tuple first
     cdef public Lane lane
-    cdef public object hops
     cdef public bint memory
     cdef public bytes stamp
     cdef public bytes topic
@@ -47,8 +47,8 @@ cdef class FanOutlet(Outlet):
 
 
 cdef class HopsOutlet(Outlet):
-    cdef public object hops
+    cdef public object guard
     cdef public list outlets
 
-    @cython.locals(outlet=LaneOutlet)
+    @cython.locals(outlet=Outlet)
     cpdef send(self, int flags, bytes properties, bytes payload, Receipt receipt)

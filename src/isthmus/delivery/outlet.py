@@ -62,14 +62,18 @@ class Outlet:
 
     `echo_key` is the session or connector that this leads to when a message must not go back to
     where it came from, else None. `retains` marks an outlet that is only used for messages with the
-    retain flag; `writer` is set to their publisher, if it is a client, before each one.
+    retain flag; `writer` is set to their publisher, if it is a client, before each one. `hops` is
+    the loop guard where the peer passes messages on to other brokers, else None.
     """
 
-    __slots__ = ("echo_key", "retains", "writer")
+    __slots__ = ("echo_key", "hops", "retains", "writer")
 
-    def __init__(self, echo_key: object = None, *, retains: bool = False) -> None:
+    def __init__(
+        self, echo_key: object = None, *, retains: bool = False, hops: Hops | None = None
+    ) -> None:
         self.echo_key = echo_key
         self.retains = retains
+        self.hops = hops
         self.writer: Writer | None = None
 
     def send(self, flags: int, properties: bytes, payload: bytes, receipt: Receipt | None) -> None:
@@ -95,11 +99,10 @@ class LaneOutlet(Outlet):
 
     `topic` has its two length bytes in front. `memory` releases the publisher as soon as the
     message is in the lane. `stamp` are properties for every message of this topic, such as
-    subscription identifiers; MQTT 3 connections do not see them. `hops` is the loop guard where the
-    peer passes messages on to other brokers, else None.
+    subscription identifiers; MQTT 3 connections do not see them.
     """
 
-    __slots__ = ("bare", "first", "hops", "lane", "memory", "stamp", "topic")
+    __slots__ = ("bare", "first", "lane", "memory", "stamp", "topic")
 
     def __init__(
         self,
@@ -112,14 +115,13 @@ class LaneOutlet(Outlet):
         stamp: bytes = b"",
         hops: Hops | None = None,
     ) -> None:
-        super().__init__(echo_key)
+        super().__init__(echo_key, hops=hops)
         self.lane = lane
         self.topic = len(topic).to_bytes(2, "big") + topic
         self.first = _first_bytes(flags)
         self.memory = memory
         self.stamp = stamp
         self.bare = varint(len(stamp)) + stamp if stamp else NO_PROPERTIES
-        self.hops = hops
 
     def send(  # noqa: C901 - written out, for speed
         self, flags: int, properties: bytes, payload: bytes, receipt: Receipt | None
@@ -265,16 +267,16 @@ class FanOutlet(Outlet):
 class HopsOutlet(Outlet):
     """One topic to all peers that pass it on to other brokers: each message is numbered once."""
 
-    __slots__ = ("hops", "outlets")
+    __slots__ = ("guard", "outlets")
 
-    def __init__(self, hops: Hops, outlets: list[LaneOutlet]) -> None:
+    def __init__(self, guard: Hops, outlets: list[Outlet]) -> None:
         super().__init__()
-        self.hops = hops
+        self.guard = guard
         self.outlets = outlets
 
     def send(self, flags: int, properties: bytes, payload: bytes, receipt: Receipt | None) -> None:
         """Send one message to every peer with its hops; see `Outlet.send`."""
-        properties += self.hops.stamp()
+        properties += self.guard.stamp()
         for outlet in self.outlets:
             outlet.send(flags, properties, payload, receipt)
 
@@ -282,13 +284,13 @@ class HopsOutlet(Outlet):
 def fanned(outlets: list[Outlet]) -> list[Outlet]:
     """The same ways out, with those joined that differ only in their lane, or that need hops."""
     same: dict[tuple[object, ...], list[LaneOutlet]] = {}
-    leaving: list[LaneOutlet] = []
+    leaving: list[Outlet] = []
     found: list[Outlet] = []
     for outlet in outlets:
-        if not isinstance(outlet, LaneOutlet):
-            found.append(outlet)
-        elif outlet.hops is not None:
+        if outlet.hops is not None:
             leaving.append(outlet)
+        elif not isinstance(outlet, LaneOutlet):
+            found.append(outlet)
         elif outlet.echo_key is None and outlet.memory:
             same.setdefault((outlet.topic, outlet.first, outlet.stamp), []).append(outlet)
         else:

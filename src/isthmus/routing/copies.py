@@ -48,7 +48,7 @@ class PartOutlet(Outlet):
     __slots__ = ("flags", "outlet")
 
     def __init__(self, outlet: Outlet, flags: frozenset[int]) -> None:
-        super().__init__(outlet.echo_key, retains=outlet.retains)
+        super().__init__(outlet.echo_key, retains=outlet.retains, hops=outlet.hops)
         self.outlet = outlet
         self.flags = flags
 
