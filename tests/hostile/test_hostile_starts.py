@@ -19,7 +19,7 @@ from victim import GoodClient, Victim
 from isthmus.app.settings import Settings
 from isthmus.auth.passwords import create_entry
 from isthmus.broker.settings import BrokerSettings
-from isthmus.cli.main import app, main
+from isthmus.cli.main import main, make_app
 from raw import CONNACK, PUBACK, PUBLISH, Raw, connect_packet, packet
 
 ENTRY = create_entry("anna", b"right", iterations=101)
@@ -300,7 +300,7 @@ async def test_cve_2019_11779_where_65535_levels_are_allowed(isthmus):
 
 def test_mosquitto_passwd_b_no_command_takes_a_password_by_its_place():
     """mosquitto_passwd -b: a forgotten argument must not make a password of the next one."""
-    commands = typer.main.get_command(app).commands
+    commands = typer.main.get_command(make_app()).commands
     parameters = [(name, one) for name, command in commands.items() for one in command.params]
     secret = [(name, one) for name, one in parameters if "pass" in one.name]
     assert {name for name, _ in secret} >= {"pub", "sub"}

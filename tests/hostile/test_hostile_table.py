@@ -14,7 +14,7 @@ from advisories import ROWS
 from isthmus.app.settings import Settings
 from isthmus.auth.settings import AuthSettings
 from isthmus.broker.settings import BrokerSettings
-from isthmus.cli.main import app
+from isthmus.cli.main import make_app
 from isthmus.net.settings import ListenerSettings
 
 HERE = Path(__file__).parent
@@ -27,7 +27,7 @@ ABSENT = {
         get_args(ListenerSettings.model_fields["transport"].annotation) == ("tcp",)
     ),
     "ACL per listener": lambda: "auth" not in ListenerSettings.model_fields,
-    "reload": lambda: "reload" not in {one.name for one in app.registered_commands},
+    "reload": lambda: "reload" not in {one.name for one in make_app().registered_commands},
     "certificates as users": lambda: "identity" not in ListenerSettings.model_fields,
     "JWT": lambda: "jwt" not in AuthSettings.model_fields,
     "sessions on disk": lambda: (

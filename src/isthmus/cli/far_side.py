@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -16,8 +17,6 @@ from pydantic import SecretStr, ValidationError
 from isthmus import clock
 from isthmus.app.event_loop import run_in_loop
 from isthmus.config.messages import problems_of
-from isthmus.connectors.client_ids import ClientIds
-from isthmus.connectors.connector import Connector
 from isthmus.connectors.probe import STEPS, advice, cause, once
 from isthmus.connectors.settings import MAX_PACKET_SIZE_BYTES, ConnectorSettings
 from isthmus.errors import ConnectError, IsthmusError
@@ -26,16 +25,24 @@ from isthmus.net.reactor import Reactor
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
+    from isthmus.cli.client import Client, Dialer
+    from isthmus.cli.greeting import Greeting
     from isthmus.cli.options import FarOptions
+    from isthmus.connectors.connector import Connector
 
 FAILED = 1
-"""Exit status: could not connect, was refused, or took too long."""
+"""Exit status: could not connect, was refused, or something was lost."""
+
+TIMED_OUT = 27
+"""Exit status: the time of -W is over; that of mosquitto_sub."""
 
 GOODBYE_S = 1.5
 """How long the end of a command waits until its connection is closed properly."""
 
 LOOK_S = 0.002
 
+URL_VARIABLE = "ISTHMUS_URL"
+USERNAME_VARIABLE = "ISTHMUS_USERNAME"
 PASSWORD_VARIABLE = "ISTHMUS_PASSWORD"  # noqa: S105 - its name
 
 _VERSIONS = {
@@ -53,6 +60,7 @@ _OPTIONS = {
     "'password'": "-P",
     "'version'": "-V",
     "'url'": "--url",
+    "'max_packet_size'": "--max-packet-size",
     "tls.server_name": "--server-name",
     "tls.certificate": "--cert",
     "tls.ca": "--cafile",
@@ -64,12 +72,25 @@ _OPTION_OF_KEY = {
     "password": "-P",
     "client_id": "-i",
     "keepalive": "-k",
+    "proxy": "--proxy",
+    "bind_address": "-A",
     "tls": "--url",
+    "tls.alpn": "--alpn",
+    "tls.ciphers": "--ciphers",
 }
+
+_TLS_VERSIONS = {"1.2": "1.2", "1.3": "1.3", "tlsv1.2": "1.2", "tlsv1.3": "1.3"}
 
 
 class CommandError(IsthmusError):
-    """A command could not do what it was asked to; the text says why."""
+    """A command could not do what it was asked to; the text says why.
+
+    `status` is the exit status.
+    """
+
+    def __init__(self, text: str, status: int = FAILED) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 def connector_settings(far: FarOptions) -> ConnectorSettings:
@@ -81,28 +102,30 @@ def connector_settings(far: FarOptions) -> ConnectorSettings:
     version = _VERSIONS.get(far.version.lower())
     if version is None:
         raise typer.BadParameter("must be 5, 3.1.1 or 3.1", param_hint="-V")
+    url = _url(far)
+    username = _username(far)
     data: dict[str, Any] = {
-        "url": _url(far),
+        "url": url,
         "version": version,
         "client_id": far.client_id,
-        "username": far.username,
-        "password": _password(far),
+        "username": username,
+        "password": _password(far, username),
         "keepalive": far.keepalive,
         "clean_start": True,
         "session_expiry": 0,
         "max_packet_size": MAX_PACKET_SIZE_BYTES,
         "bridge_bit": False,
+        "proxy": far.proxy,
+        "bind_address": far.bind_address,
     }
-    files = {"ca": far.cafile, "certificate": far.cert, "key": far.key}
-    names = {**files, "server_name": far.server_name}
-    tls = {key: value for key, value in names.items() if value is not None}
-    if tls:
+    if tls := _tls(far):
         data["tls"] = tls
     try:
         settings = ConnectorSettings.model_validate(data)
     except ValidationError as error:
         problem = next(problems_of(error, ConnectorSettings, data))
-        key = str(problem.loc[0]) if problem.loc else ""
+        key = ".".join(str(part) for part in problem.loc[:2])
+        key = key if key in _OPTION_OF_KEY else key.partition(".")[0]
         raise typer.BadParameter(
             in_options(problem.text), param_hint=_OPTION_OF_KEY.get(key, key) or None
         ) from None
@@ -112,38 +135,92 @@ def connector_settings(far: FarOptions) -> ConnectorSettings:
 def _url(far: FarOptions) -> str:
     if far.key is not None and far.cert is None:
         raise typer.BadParameter("needs --cert", param_hint="--key")
-    encrypted = far.tls or far.cafile is not None or far.cert is not None
+    encrypted = far.tls or bool(far.cafile or far.capath or far.cert)
     scheme = "mqtts" if encrypted else "mqtt"
-    if far.url is not None:
-        if far.host is not None or far.port is not None:
-            raise typer.BadParameter("cannot be combined with -h and -p", param_hint="--url")
-        if "://" not in far.url:
-            return f"{scheme}://{far.url}"
-        if far.tls and not far.url.lower().startswith(("mqtts:", "wss:")):
+    by_parts = far.host is not None or far.port is not None
+    if by_parts and far.unix is not None:
+        raise typer.BadParameter("cannot be combined with -h and -p", param_hint="--unix")
+    if far.unix is not None:
+        by_parts = True
+    url = far.url
+    if url is not None and by_parts:
+        raise typer.BadParameter("cannot be combined with -h, -p and --unix", param_hint="--url")
+    if url is None and not by_parts:
+        url = os.environ.get(URL_VARIABLE) or None
+    if url is not None:
+        if "://" not in url and not url.startswith("unix:"):
+            return f"{scheme}://{url}"
+        if far.tls and not url.lower().startswith(("mqtts:", "wss:")):
             raise typer.BadParameter(
                 "must begin with mqtts:// or wss:// for --tls", param_hint="--url"
             )
-        return far.url
+        return url
+    if far.unix is not None:
+        return f"unix:{Path(far.unix).absolute()}"
     host = far.host or "127.0.0.1"
     if ":" in host and not host.startswith("["):
         host = f"[{host}]"
     return f"{scheme}://{host}" + (f":{far.port}" if far.port is not None else "")
 
 
-def _password(far: FarOptions) -> SecretStr | None:
+def _tls(far: FarOptions) -> dict[str, Any]:
+    if far.cafile is not None and far.capath is not None:
+        raise typer.BadParameter("cannot be combined with --cafile", param_hint="--capath")
+    tls: dict[str, Any] = {
+        "ca": far.cafile or far.capath,
+        "certificate": far.cert,
+        "key": far.key,
+        "key_password": _secret(far.key_password_file, "--key-password-file"),
+        "server_name": far.server_name,
+        "verify_hostname": False if far.insecure else None,
+        "alpn": None if far.alpn is None else [far.alpn],
+        "ciphers": far.ciphers,
+    }
+    if far.tls_version is not None:
+        version = _TLS_VERSIONS.get(far.tls_version.lower())
+        if version is None:
+            raise typer.BadParameter(
+                "must be 1.2 or 1.3; older ones are not safe", param_hint="--tls-version"
+            )
+        tls["min_version"] = tls["max_version"] = version
+    return {key: value for key, value in tls.items() if value is not None}
+
+
+def _username(far: FarOptions) -> str | None:
+    """The user name; that of the environment only for the address of the environment."""
+    if far.username is not None or any((far.url, far.host, far.port, far.unix)):
+        return far.username
+    return os.environ.get(USERNAME_VARIABLE) or None
+
+
+def _password(far: FarOptions, username: str | None) -> SecretStr | None:
+    ways = (far.password is not None, far.password_file is not None, far.ask_password)
+    if sum(ways) > 1:
+        raise typer.BadParameter(
+            "give the password once: -P, --password-file or --ask-password", param_hint="-P"
+        )
     if far.password_file is not None:
-        if far.password is not None:
-            raise typer.BadParameter("cannot be combined with -P", param_hint="--password-file")
-        try:
-            text = far.password_file.read_text()
-        except (OSError, UnicodeDecodeError):
-            raise typer.BadParameter("is no readable text", param_hint="--password-file") from None
-        return SecretStr(text.removesuffix("\n").removesuffix("\r"))
+        return _secret(far.password_file, "--password-file")
     if far.password is not None:
         return SecretStr(far.password)
+    if far.ask_password:
+        from getpass import getpass
+
+        # At the terminal itself, as standard input may be what is to be published.
+        return SecretStr(getpass("Password: "))
     # Only for a user that is named, or the password would go to whatever broker is asked next.
-    found = os.environ.get(PASSWORD_VARIABLE) if far.username else None
+    found = os.environ.get(PASSWORD_VARIABLE) if username else None
     return None if found is None else SecretStr(found)
+
+
+def _secret(file: Path | None, option: str) -> SecretStr | None:
+    if file is None:
+        return None
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError):
+        raise typer.BadParameter("is no readable text", param_hint=option) from None
+    return SecretStr(text.removesuffix("\n").removesuffix("\r"))
 
 
 def in_options(text: str) -> str:
@@ -153,26 +230,48 @@ def in_options(text: str) -> str:
     return text
 
 
-def complaint(error: ConnectError, settings: ConnectorSettings) -> str:
-    """Why a command could not connect, and what to try."""
-    hint = in_options(advice(error, settings, settings.client_id))
-    return f"cannot connect: {STEPS[error.step]}: {in_options(cause(error))}\n  try: {hint}"
+@asynccontextmanager
+async def reacting() -> AsyncIterator[Reactor]:
+    """A reactor; at the end, what still says goodbye has a moment to do so."""
+    reactor = Reactor()
+    try:
+        yield reactor
+    finally:
+        deadline = clock.monotonic() + GOODBYE_S
+        while reactor.statistics().links and clock.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_S)
+        reactor.close()
+
+
+async def opened(dialer: Dialer, greeting: Greeting) -> Client:
+    """The first connection of a command.
+
+    Raises:
+        CommandError: it cannot be made; the text says why, and what to try.
+    """
+    try:
+        return await dialer.open()
+    except ConnectError as error:
+        settings = greeting.settings
+        hint = in_options(advice(error, settings, settings.client_id))
+        what = f"cannot connect: {STEPS[error.step]}: {in_options(cause(error))}"
+        raise CommandError(f"{what}\n  try: {hint}") from None
 
 
 @asynccontextmanager
 async def far_side(name: str, settings: ConnectorSettings) -> AsyncIterator[Connector]:
     """A connector that is not started yet; at the end it says goodbye and is gone."""
-    reactor = Reactor()
-    connector = Connector(name, settings, reactor, ClientIds(None))
-    try:
-        yield connector
-    finally:
-        connector.watcher = None
-        await connector.stop()
-        deadline = clock.monotonic() + GOODBYE_S
-        while reactor.statistics().links and clock.monotonic() < deadline:  # noqa: ASYNC110
-            await asyncio.sleep(LOOK_S)
-        reactor.close()
+    # Only `isthmus test` needs one: the others need not wait until it is imported.
+    from isthmus.connectors.client_ids import ClientIds
+    from isthmus.connectors.connector import Connector
+
+    async with reacting() as reactor:
+        connector = Connector(name, settings, reactor, ClientIds(None))
+        try:
+            yield connector
+        finally:
+            connector.watcher = None
+            await connector.stop()
 
 
 def run_command(main: Coroutine[Any, Any, int], *, debug: bool = False) -> int:
@@ -192,7 +291,7 @@ def run_command(main: Coroutine[Any, Any, int], *, debug: bool = False) -> int:
         return run_in_loop(_until_signal(main))
     except CommandError as error:
         complain(str(error))
-        return FAILED
+        return error.status
 
 
 async def _until_signal(main: Coroutine[Any, Any, int]) -> int:

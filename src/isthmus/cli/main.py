@@ -1,26 +1,20 @@
 """The command line: `isthmus COMMAND`.
 
-Each command is a function in a file of this package. They import what they use when they are
-called: `isthmus run` must not pay for what `isthmus schema` needs, nor the other way round.
+Each command is a function in a file of this package, which is imported when the command is called.
+They import what they use as late: `isthmus run` must not pay for what `isthmus schema` needs, nor
+the other way round.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from isthmus import __version__
-from isthmus.cli.check import check, schema
-from isthmus.cli.explain import explain
-from isthmus.cli.import_ import importing
-from isthmus.cli.passwd import passwd
-from isthmus.cli.pub import pub
-from isthmus.cli.run import demo, run
-from isthmus.cli.sub import sub
-from isthmus.cli.test import try_connector
 from isthmus.errors import ConfigError, IsthmusError, ListenError
 
 # What looks for plugins in every installed package takes 30 ms and 1 MiB, and there are none.
@@ -30,14 +24,51 @@ FAILED = 1
 USAGE_ERROR = 2
 INTERRUPTED = 130
 
-app = typer.Typer(
-    name="isthmus",
-    help="An MQTT broker and bridge: an acknowledged message has reached its target.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # rich costs more time and memory than the rest of the command line
-)
+COMMANDS = {
+    "run": "run.run",
+    "check": "check.check",
+    "explain": "explain.explain",
+    "pub": "pub.pub",
+    "sub": "sub.sub",
+    "request": "request.request",
+    "test": "test.try_connector",
+    "import": "import_.importing",
+    "passwd": "passwd.passwd",
+    "schema": "check.schema",
+    "demo": "run.demo",
+}
+"""Where each command is: module and name in this package."""
+
+PROPERTY_COMMANDS = frozenset({"pub", "sub", "request"})
+"""Those with the option -D."""
+
+
+def make_app(only: str = "") -> typer.Typer:
+    """The command line; if `only` is a command, with this one alone.
+
+    To make the options of all commands takes as long as to connect and publish a message.
+    """
+    app = typer.Typer(
+        name="isthmus",
+        help="An MQTT broker and bridge: an acknowledged message has reached its target.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # rich costs more time and memory than the rest of it
+    )
+    app.callback()(options)
+    for name in [only] if only in COMMANDS else COMMANDS:
+        module, _, attribute = COMMANDS[name].partition(".")
+        found = getattr(import_module(f"isthmus.cli.{module}"), attribute)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found)
+        elif name in PROPERTY_COMMANDS:
+            from isthmus.cli.property_option import PropertyCommand
+
+            app.command(name, cls=PropertyCommand)(found)
+        else:
+            app.command(name)(found)
+    return app
 
 
 def _version(show: bool) -> None:
@@ -46,7 +77,6 @@ def _version(show: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
@@ -56,18 +86,10 @@ def options(
     del version
 
 
-for command in (run, check, explain, pub, sub):
-    app.command()(command)
-app.command("test")(try_connector)
-app.add_typer(importing)
-for command in (passwd, schema, demo):
-    app.command()(command)
-
-
 def main() -> None:
     """Run the command line; expected errors are lines on standard error, without a traceback."""
     try:
-        app(prog_name="isthmus")
+        make_app(sys.argv[1] if len(sys.argv) > 1 else "")(prog_name="isthmus")
     except ConfigError as error:
         for problem in error.problems:
             print(f"isthmus: {problem}", file=sys.stderr)

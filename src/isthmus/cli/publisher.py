@@ -1,169 +1,156 @@
-"""Publishing from a command: a connector, one receipt per message, and an end that is certain."""
+"""Publishing from a command: one connection, and an end that is certain."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from isthmus import clock
-from isthmus.cli.far_side import FAILED, CommandError, complain, complaint, far_side
-from isthmus.connectors.probe import Opening
-from isthmus.delivery.message import Message
-from isthmus.delivery.receipt import Receipt, Settler, open_receipt
-from isthmus.errors import ConnectError
-from isthmus.mqtt.reasons import describe
+from isthmus.cli.client import Dialer
+from isthmus.cli.far_side import FAILED, TIMED_OUT, CommandError, complain, opened, reacting
+from isthmus.errors import LocalProtocolError
+from isthmus.mqtt.properties import BLOCKS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
-    from isthmus.connectors.connector import Connector
-    from isthmus.connectors.member import Member
-    from isthmus.connectors.settings import ConnectorSettings
+    from isthmus.cli.client import Client
+    from isthmus.cli.greeting import Greeting
+    from isthmus.mqtt.packets import Publish
 
 LOOK_S = 0.02
-"""How often what gives no sign is looked at: bytes that leave, PUBCOMP."""
+"""How often what gives no sign is looked at: bytes that leave."""
 
-ACKNOWLEDGEMENT = b"\0\0"
-"""Receipts of this side are sent to nobody."""
+MAX_INFLIGHT = 1000
+"""Messages of QoS 1 and 2 on their way, unless the far side takes fewer."""
 
-_REASONS = {
-    "too_large": "larger than the far side takes",
-    "slow_consumer": "the far side does not read",
-    "link_down": "the connection was lost",
-    "expired": "expired",
-}
+TOO_LARGE = 0x95
 
 
 async def publish(
-    settings: ConnectorSettings,
-    topic: bytes,
-    payloads: AsyncIterator[list[bytes]],
+    greeting: Greeting,
+    messages: AsyncIterator[list[Publish]],
     *,
-    qos: int,
-    retain: bool,
+    interval_s: float,
     timeout_s: float,
 ) -> int:
-    """Publish all payloads on `topic` and return the exit status.
+    """Publish all messages, at most one per `interval_s`, and return the exit status.
 
     Raises:
-        CommandError: no connection, or no progress for `timeout_s`.
+        CommandError: no connection, it was lost, or no progress for `timeout_s`.
     """
-    async with far_side("isthmus-pub", settings) as connector:
-        publisher = Publisher(connector, timeout_s)
-        connector.watcher = publisher
-        connector.start()
+    async with reacting() as reactor:
+        client = await opened(Dialer(reactor, greeting, max_inflight=MAX_INFLIGHT), greeting)
+        publisher = Publisher(client, timeout_s)
         try:
-            member = await publisher.wait()
-        except ConnectError as error:
-            raise CommandError(complaint(error, settings)) from None
-        publisher.use(member, qos=qos, retain=retain)
-        async for batch in payloads:
-            for payload in batch:
-                await publisher.publish(Message(topic, payload, qos, retain))
-        await publisher.finish()
-        return publisher.report()
+            await publisher.guard(publisher.publish_all(messages, interval_s))
+            return publisher.report()
+        finally:
+            client.disconnect(greeting.goodbye, greeting.goodbye_code)
 
 
-class Publisher(Opening, Settler):
-    """Sends messages and follows them until they are safe. It watches its connector."""
+class Publisher:
+    """Sends messages over one connection and follows them until they are safe."""
 
-    def __init__(self, connector: Connector, timeout_s: float) -> None:
-        Opening.__init__(self, connector)
-        Settler.__init__(self)
-        self.v5 = True
-        self._connector = connector
+    def __init__(self, client: Client, timeout_s: float) -> None:
+        self._client = client
         self._timeout_s = timeout_s
         self._published = 0
-        self._settled = 0
-        self._lost = ""
+        self._too_large = 0
         self._changed = asyncio.Event()
-        self._room = connector.settings.max_inflight
+        client.on_settled = self._changed.set
 
-    def use(self, member: Member, *, qos: int, retain: bool) -> None:
-        """Begin, over the connection of `member`, if the far side can do what is asked for."""
-        assert member.client is not None
-        peer = member.client.connection.peer
-        self._link = member.client.link
-        if qos > peer.maximum_qos:
-            raise CommandError(f"the far side takes messages with QoS {peer.maximum_qos} at most")
-        if retain and not peer.retain_available:
-            raise CommandError("the far side does not retain messages")
+    async def guard(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work` as long as the connection lives.
 
-    async def publish(self, message: Message) -> None:
+        Trying again could publish twice without anybody knowing, so a lost connection is the end.
+
+        Raises:
+            CommandError: the connection was lost.
+        """
+        task = asyncio.ensure_future(work)
+        either: set[asyncio.Future[Any]] = {task, self._client.ended}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                reason = self._client.ended.result()
+                raise CommandError(f"the connection was lost: {reason}{self._unknown()}")
+            task.result()
+        finally:
+            task.cancel()
+
+    async def publish_all(
+        self, messages: AsyncIterator[list[Publish]], interval_s: float = 0.0
+    ) -> None:
+        """Publish in order, not faster than the far side and `interval_s` allow; wait for the end.
+
+        The times are those of a clock that does not slip: what was late does not delay the rest.
+        """
+        due = clock.monotonic()
+        async for batch in messages:
+            for message in batch:
+                if interval_s:
+                    wait_s = due - clock.monotonic()
+                    if wait_s > 0:
+                        await asyncio.sleep(wait_s)
+                        due += interval_s
+                    else:
+                        due = clock.monotonic() + interval_s
+                await self.publish(message)
+        await self._until(lambda: self._client.idle)
+
+    async def publish(self, message: Publish) -> None:
         """Send one message as soon as there is room for it."""
-        if self._crowded():
-            await self._until(lambda: not self._crowded())
+        client = self._client
+        self._check(message)
+        if client.link.blocked or (message.qos and client.room <= 0):
+            await self._until(
+                lambda: not client.link.blocked and (not message.qos or client.room > 0)
+            )
         self._published += 1
-        if message.qos:
-            receipt = open_receipt(self, ACKNOWLEDGEMENT)
-            receipt.ids.append(ACKNOWLEDGEMENT)
-            self._connector.publish(message, receipt)
-            receipt.release()
-        else:
-            self._connector.publish(message)
+        try:
+            client.publish(message)
+        except LocalProtocolError as error:
+            if error.reason != TOO_LARGE:
+                raise CommandError(f"cannot publish: {error}") from None
+            self._too_large += 1
 
-    async def finish(self) -> None:
-        """Wait until every message is safe, or with QoS 0 has left this machine's memory."""
-        await self._until(
-            lambda: not self._connector.unsettled and not self._link.blocked and not self._link.out
-        )
+    def _check(self, message: Publish) -> None:
+        """Say in words what the far side does not take."""
+        peer = self._client.connection.peer
+        if message.qos > peer.maximum_qos:
+            raise CommandError(f"the far side takes messages with QoS {peer.maximum_qos} at most")
+        if message.retain and not peer.retain_available:
+            raise CommandError("the far side does not retain messages")
+        if not message.properties:
+            return
+        if not self._client.v5:
+            raise CommandError("the far side does not speak MQTT 5, which properties need")
+        if BLOCKS.look(message.properties).alias > peer.topic_alias_maximum:
+            raise CommandError(f"the far side takes topic aliases up to {peer.topic_alias_maximum}")
 
     def report(self) -> int:
         """Say what was not taken; the exit status."""
-        for reason, count in self._connector.drops.counts.items():
-            text = _REASONS.get(reason, reason)
-            if reason.startswith("refused_"):
-                text = f"refused by the far side: {describe(int(reason[8:], 16))}"
+        lost = dict(self._client.refused)
+        if self._too_large:
+            lost["larger than the far side takes"] = self._too_large
+        for text, count in lost.items():
             number = "the message was" if self._published == 1 else f"{count} message(s) were"
             complain(f"{number} not delivered: {text}")
-        return FAILED if self._connector.drops.counts else 0
+        return FAILED if lost else 0
 
-    # -- what the connector tells ----------------------------------------------------------------
-
-    def remembers(self, packet_id: bytes) -> bool:
-        """There are no repetitions from standard input."""
-        del packet_id
-        return True
-
-    def close_reason(self, reason: str) -> None:
-        """The queue is full although it is filled only as far as there is room: give up."""
-        self._lost = reason
-        self._changed.set()
-
-    def press(self) -> None:
-        """Nothing to do: what is read from standard input waits for room anyway."""
-
-    def settled(self, receipt: Receipt) -> None:
-        """A message is safe, or refused."""
-        del receipt
-        self._settled += 1
-        self._changed.set()
-
-    def lost(self, member: Member, reason: str) -> None:
-        """Trying again could publish twice without anybody knowing, so this is the end."""
-        del member
-        self._lost = reason
-        self._changed.set()
-
-    # -- inside ----------------------------------------------------------------------------------
-
-    def _crowded(self) -> bool:
-        return bool(self._lost) or self._link.blocked or self._connector.unsettled >= self._room
-
-    async def _until(self, condition: object) -> None:
+    async def _until(self, condition: Callable[[], bool]) -> None:
         """Wait for a condition as long as something moves."""
-        assert callable(condition)
         before: object = None
         deadline = 0.0
-        while not condition() or self._lost:
-            if self._lost:
-                raise CommandError(f"the connection was lost: {self._lost}{self._unknown()}")
-            moved = (self._settled, self._link.bytes_out)
+        while not condition():
+            moved = (self._client.settled, self._client.link.bytes_out)
             if moved != before:
                 before = moved
                 deadline = clock.monotonic() + self._timeout_s
             elif clock.monotonic() >= deadline:
-                raise CommandError(f"no progress for {self._timeout_s:g} s{self._unknown()}")
+                text = f"no progress for {self._timeout_s:g} s{self._unknown()}"
+                raise CommandError(text, TIMED_OUT)
             self._changed.clear()
             try:
                 async with asyncio.timeout(LOOK_S):
@@ -172,5 +159,5 @@ class Publisher(Opening, Settler):
                 pass
 
     def _unknown(self) -> str:
-        left = self._connector.unsettled
+        left = len(self._client.window)
         return f"; {left} message(s) were not acknowledged" if left else ""

@@ -1,4 +1,4 @@
-"""Payloads of `isthmus pub` as they come: one, or the lines of standard input.
+"""The lines of standard input, as they come.
 
 A pipe may stay silent for hours, and a file cannot be watched by an event loop, so a thread reads.
 It is a daemon that reads the bare descriptor: a command that is stopped need not wait for the next
@@ -27,13 +27,13 @@ READS_AHEAD = 4
 """Reads that wait to be published; the pipe holds back whoever writes faster."""
 
 
-async def once(payload: bytes) -> AsyncIterator[list[bytes]]:
-    """One payload."""
-    yield [payload]
+async def stdin_lines() -> AsyncIterator[list[tuple[int, bytes]]]:
+    """The lines of standard input that are not empty, with their numbers, in batches.
 
-
-async def stdin_lines() -> AsyncIterator[list[bytes]]:
-    """The lines of standard input that are not empty, without their line breaks, in batches."""
+    Raises:
+        CommandError: it cannot be read, or a line is too large.
+    """
+    number = 0
     chunks: asyncio.Queue[bytes | OSError] = asyncio.Queue(READS_AHEAD)
     loop = asyncio.get_running_loop()
     threading.Thread(target=_pump, args=(loop, chunks), daemon=True, name="stdin").start()
@@ -50,9 +50,10 @@ async def stdin_lines() -> AsyncIterator[list[bytes]]:
             continue
         *lines, last = (b"".join(rest) + chunk).split(b"\n")
         rest, size = [last], len(last)
-        yield [line for line in lines if line]
+        yield [(at, line) for at, line in enumerate(lines, number + 1) if line]
+        number += len(lines)
     if last := b"".join(rest):
-        yield [last]
+        yield [(number + 1, last)]
 
 
 def _pump(loop: asyncio.AbstractEventLoop, chunks: asyncio.Queue[bytes | OSError]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from isthmus.cli.options import FarOptions, with_far_options
+from isthmus.cli.options import FarOptions, with_options
 
 if TYPE_CHECKING:
     from isthmus.connectors.settings import ConnectorSettings
@@ -19,7 +19,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _ENDINGS = (".yaml", ".yml", ".toml", ".json")
 
 
-@with_far_options
+@with_options(far=FarOptions)
 def try_connector(
     far: FarOptions,
     connector: Annotated[
@@ -47,14 +47,15 @@ def try_connector(
 
     It connects with an own client id, so that a running Isthmus is not disturbed, subscribes and
     publishes nothing, and leaves no session behind. If that works it prints "connector available";
-    else it says which step failed (name look-up, TCP, TLS, CONNACK), why, and what to try.
+    else it says which step failed (name look-up, TCP, unix socket, proxy, TLS, WebSocket, CONNACK),
+    why, and what to try. Of a connector with several addresses each one is tried.
 
     \b
       isthmus test cloud isthmus.yaml
       isthmus test mqtts://broker.example.com -u edge-7 --password-file pw
 
     \b
-    Exit status: 0 available; 1 not available; 2 wrong usage or configuration.
+    Exit status: 0 available, by every address; 1 not available; 2 wrong usage or configuration.
     """  # noqa: D301
     if connector is not None and connector.lower().endswith(_ENDINGS):
         raise typer.BadParameter("comes before the file", param_hint="CONNECTOR")
@@ -123,6 +124,6 @@ def _typed(
         if far.url is not None:
             raise typer.BadParameter("give the URL once", param_hint="--url")
         far = replace(far, url=url)
-    elif far.url is None and far.host is None:
+    elif not any((far.url, far.host, far.port, far.unix)):
         raise typer.BadParameter("name a connector or a URL", param_hint="CONNECTOR")
     return connector_settings(far), far.client_id

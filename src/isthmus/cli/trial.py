@@ -17,31 +17,45 @@ if TYPE_CHECKING:
 async def try_out(
     settings: ConnectorSettings, name: str, configured_id: str | None, *, by_options: bool
 ) -> int:
-    """Connect once and print the result; the exit status.
+    """Connect once to each address and print the results; the exit status.
 
-    `by_options` says that the settings were typed, so advice is given in options.
+    One after the other: they may be servers of one service, which would close the connection of a
+    client id that is used twice. `by_options` says that the settings were typed, so advice is given
+    in options.
     """
-    began = clock.monotonic()
-    async with far_side("isthmus-test", settings) as connector:
+    addresses = settings.addresses
+    works: list[str] = []
+    for address in addresses:
+        one = settings.model_copy(update={"url": str(address)})
         try:
-            member = await opened(connector)
+            works.append(await _try(one))
         except ConnectError as error:
-            why, what = cause(error), advice(error, settings, configured_id)
+            why, what = cause(error), advice(error, one, configured_id)
             if by_options:
                 why, what = in_options(why), in_options(what)
             report = (
-                f"isthmus: {name} failed",
+                f"isthmus: {name}{f' at {address}' if len(addresses) > 1 else ''} failed",
                 f"  step:  {STEPS[error.step]}",
                 f"  cause: {why}",
                 f"  try:   {what}",
             )
             print("\n".join(report), file=sys.stderr)
-            return FAILED
+    everywhere = len(works) == len(addresses)
+    if works:
+        missing = f" at {len(works)} of {len(addresses)} addresses"
+        print(f"connector available{'' if everywhere else missing}")
+        print("\n".join(works))
+    return 0 if everywhere else FAILED
+
+
+async def _try(settings: ConnectorSettings) -> str:
+    """What is known about the connection."""
+    began = clock.monotonic()
+    async with far_side("isthmus-test", settings) as connector:
+        member = await opened(connector)
         took_ms = (clock.monotonic() - began) * 1000
         security = "TLS" if settings.use_tls else "not encrypted"
-        print("connector available")
-        print(
+        return (
             f"  {settings.address}, {member.dialect}, {security}, "
             f"client id {member.client_id}, {took_ms:.0f} ms"
         )
-    return 0

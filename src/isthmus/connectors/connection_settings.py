@@ -32,8 +32,12 @@ def _expiry(value: object) -> object:
     return SESSION_NEVER_EXPIRES_S if value == "never" else parse_duration(value)
 
 
-def _rate(value: object) -> float:
-    """Messages per second of `100/s`, `30/m`, `10/h`, or of a plain number per second."""
+def parse_rate(value: object) -> float:
+    """Messages per second of `100/s`, `30/m`, `10/h`, or of a plain number per second.
+
+    Raises:
+        ValueError: it is none of these.
+    """
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, str) or _RATE.match(value) is None:
@@ -46,7 +50,7 @@ SessionExpiry = Annotated[float, BeforeValidator(_expiry), WithJsonSchema(DURATI
 
 Rate = Annotated[
     float,
-    BeforeValidator(_rate),
+    BeforeValidator(parse_rate),
     WithJsonSchema(
         {
             "anyOf": [

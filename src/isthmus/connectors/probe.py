@@ -48,7 +48,6 @@ def trial(name: str, settings: ConnectorSettings, client_ids: ClientIds) -> Conn
     )
     return settings.model_copy(
         update={
-            "url": str(settings.address),
             "client_id": client_id,
             "client_id_prefix": None,
             "pool": 1,
