@@ -124,7 +124,10 @@ class App:
                     listen(
                         self.reactor,
                         settings,
-                        partial(self.broker.accept, access=door),
+                        partial(
+                            self.broker.accept,
+                            entrance=settings.entrance(door, self.settings.broker, where),
+                        ),
                         max_packet_size=self.settings.broker.max_packet_size,
                     )
                 )

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from isthmus.auth.access import Access
 from isthmus.auth.settings import AuthSettings
+from isthmus.broker.entrance import Entrance
+from isthmus.broker.settings import BrokerSettings
 from isthmus.config.problems import Loc, Problem
+from isthmus.config.version import LEVELS, Version
+from isthmus.errors import MQTTError
+from isthmus.mqtt.topics import check_name
 from isthmus.net.settings import ListenerSettings
 
 
@@ -20,6 +26,64 @@ class BrokerListenerSettings(ListenerSettings):
         description="Users and rights of this listener alone, in place of the root's `auth`. "
         "Its users are other users than those of the same name elsewhere.",
     )
+    max_connections: int | None = Field(
+        default=None,
+        ge=1,
+        description="Clients connected by this listener at the same time; not set, only "
+        "`broker.limits.connections` counts.",
+        examples=[500],
+    )
+    max_qos: int | None = Field(
+        default=None,
+        ge=0,
+        le=2,
+        description="Highest QoS of this listener's clients, where it is lower than "
+        "`broker.max_qos`.",
+        examples=[1],
+    )
+    mount_point: str | None = Field(
+        default=None,
+        description="Put in front of every topic and filter of this listener's clients, and taken "
+        "off what they receive: they know nothing of it, and see no other topics, `$SYS` included.",
+        examples=["tenant-a/"],
+    )
+    versions: tuple[Version, ...] = Field(
+        default=("3.1", "3.1.1", "5"),
+        min_length=1,
+        description="Versions of MQTT that this listener's clients may speak; others are refused.",
+        examples=[["3.1.1", "5"]],
+    )
+
+    @field_validator("mount_point")
+    @classmethod
+    def _mount_point_begins_a_topic(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            check_name(value.encode())
+        except (MQTTError, UnicodeEncodeError) as error:
+            raise ValueError(f"cannot begin a topic: {error}") from None
+        first, slash, _ = value.partition("/")
+        if first.startswith("$") and (not slash or first in ("$SYS", "$share")):
+            raise ValueError(
+                "must not begin with $SYS/ or $share/, and with another level that begins "
+                "with $ only if '/' follows"
+            )
+        return value
+
+    def entrance(self, access: Access, broker: BrokerSettings, name: str) -> Entrance:
+        """What holds for the clients of this listener; `access` is that of its door.
+
+        `name` is what the listener is called in errors.
+        """
+        return Entrance(
+            access,
+            max_qos=broker.max_qos if self.max_qos is None else min(self.max_qos, broker.max_qos),
+            max_connections=self.max_connections,
+            mount=(self.mount_point or "").encode(),
+            versions=frozenset(LEVELS[version] for version in self.versions),
+            name=name,
+        )
 
 
 class Door(NamedTuple):

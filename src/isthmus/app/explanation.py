@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING
 
+from isthmus.config.version import LEVELS
 from isthmus.errors import MQTTError
 from isthmus.routing.leg import Leg, legs
 from isthmus.routing.rings import echoes, rings
@@ -15,10 +16,9 @@ from isthmus.routing.rings import echoes, rings
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from isthmus.app.door import Door
+    from isthmus.app.door import BrokerListenerSettings, Door
     from isthmus.app.settings import Settings
     from isthmus.connectors.settings import ConnectorSettings
-    from isthmus.net.settings import ListenerSettings
 
 LOCAL = "local"
 
@@ -28,6 +28,9 @@ def explain(settings: Settings) -> Iterator[str]:
     yield f"This is node {settings.node}."
     for listener in settings.listeners:
         yield f"Clients connect to {_listener(listener)}."
+        limits = ", ".join(_limits(listener))
+        if limits:
+            yield f"  There: {limits}."
     if not settings.listeners:
         yield "No client can connect: there are no listeners."
     for door in settings.doors:
@@ -54,7 +57,7 @@ def explain(settings: Settings) -> Iterator[str]:
     yield from _circles(settings, directions)
 
 
-def _listener(settings: ListenerSettings) -> str:
+def _listener(settings: BrokerListenerSettings) -> str:
     tls = settings.tls
     if tls is None:
         text = f"{settings.bind}, not encrypted"
@@ -67,6 +70,18 @@ def _listener(settings: ListenerSettings) -> str:
     if settings.proxy_protocol:
         text += f", behind a load balancer ({', '.join(settings.proxy_networks)})"
     return f"{text}, from this machine only" if settings.loopback else text
+
+
+def _limits(settings: BrokerListenerSettings) -> Iterator[str]:
+    """What holds for the clients of one listener alone."""
+    if settings.mount_point is not None:
+        yield f"their topic t is {settings.mount_point}t in the broker"
+    if settings.max_connections is not None:
+        yield f"at most {settings.max_connections} clients"
+    if settings.max_qos is not None:
+        yield f"QoS {settings.max_qos} at most"
+    if set(settings.versions) != set(LEVELS):
+        yield f"MQTT {' and '.join(sorted(set(settings.versions)))} only"
 
 
 def _access(door: Door) -> str:

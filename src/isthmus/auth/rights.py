@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from isthmus.mqtt.topics import matches
+from isthmus.mqtt.wire import MAX_STRING
 
 if TYPE_CHECKING:
     from isthmus.auth.acl import AccessList
@@ -44,7 +45,7 @@ class Rights:
 
     def refusal(self, principal: Principal, topic: bytes) -> int:
         """The reason code that forbids `principal` to publish to `topic`, or 0."""
-        if topic.count(b"/") >= self.topic_levels:
+        if topic.count(b"/") >= self.topic_levels or len(topic) > MAX_STRING:
             return 0x90
         if topic.startswith(SYS_PREFIX) and not matches(SYS_WRITABLE, topic):
             return 0x87
@@ -78,7 +79,7 @@ class Rights:
 
     def subscribe_refusal(self, principal: Principal, filter_: bytes) -> int:
         """The reason code that forbids `principal` to subscribe to `filter_`, or 0."""
-        if filter_.count(b"/") >= self.topic_levels:
+        if filter_.count(b"/") >= self.topic_levels or len(filter_) > MAX_STRING:
             return 0x8F
         decides = self._decides(principal)
         if decides is not None and not decides.may_subscribe(principal, filter_):

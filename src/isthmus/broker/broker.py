@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from isthmus import clock
 from isthmus.broker.client import Client
+from isthmus.broker.entrance import Entrance
 from isthmus.broker.retained import RetainedMessages, RetainOutlet
 from isthmus.broker.session import NEVER, Session, Subscription
 from isthmus.broker.share_group import ShareGroup
@@ -78,6 +79,7 @@ class Broker:
         self.settings = settings
         self.reactor = reactor
         self.access = access
+        self.entrance = Entrance(access, max_qos=settings.max_qos)
         self.hops = Hops()
         self.traffic = Traffic()
         self.drops = Drops("broker", log)
@@ -152,21 +154,24 @@ class Broker:
 
     # -- clients ---------------------------------------------------------------------------------
 
-    def accept(self, link: Link, access: Access | None = None) -> None:
-        """Take a new connection from a listener; `access` decides about its client."""
+    def accept(self, link: Link, entrance: Entrance | None = None) -> None:
+        """Take a new connection from a listener, by its `entrance`."""
         self.accepted += 1
-        if self.connected + len(self.unnamed) >= self.settings.limits.connections:
+        entrance = entrance or self.entrance
+        full = self.connected + len(self.unnamed) >= self.settings.limits.connections
+        if full or entrance.crowded:
             reason = "too many connections"
+            key = "broker.limits.connections" if full else f"max_connections of {entrance.name}"
             self.count_refusal(ProtocolViolation(reason, ReasonCode.QUOTA_EXCEEDED))
             self.ends.line(
                 reason,
                 peer_network(link.peername),
-                f"client {peer_text(link.peername)} refused: {reason}; "
-                "see broker.limits.connections",
+                f"client {peer_text(link.peername)} refused: {reason}; see {key}",
             )
             link.abort(reason)
             return
-        self.unnamed.add(Client(self, link, access or self.access))
+        entrance.open += 1
+        self.unnamed.add(Client(self, link, entrance))
 
     def new_client_id(self) -> str:
         """A client id for a client that sent none."""
@@ -183,20 +188,27 @@ class Broker:
         """Find or make the session of a CONNECT; the second value is "session present".
 
         A connected client with the same id is taken over (MQTT-3.1.4-3), unless it is another
-        user's.
+        user's. A session whose topics are mounted elsewhere ends: to this client they would be
+        other topics.
         """
+        entrance = client.entrance
         session = self.sessions.get(principal.client_id)
         if session is not None:
             if not principal.is_user_of(session.principal):
                 raise ProtocolViolation(
                     "the session belongs to another user", ReasonCode.NOT_AUTHORIZED
                 )
-            if session.client is not None:
-                session.client.close(
-                    ReasonCode.SESSION_TAKEN_OVER, "another client connected with this id"
-                )
+            before = session.client
+            entrance.check_room(before is not None and before.entrance is entrance)
+            if before is not None:
+                before.close(ReasonCode.SESSION_TAKEN_OVER, "another client connected with this id")
                 session = self.sessions.get(principal.client_id)
-        if session is not None and packet.clean_start:
+        else:
+            entrance.check_room(0)
+        if session is not None and (packet.clean_start or session.mount != entrance.mount):
+            left = session.lane.queued + session.lane.inflight
+            if left and not packet.clean_start:
+                self.drops.add("other_mount_point", repr(principal.client_id), left)
             self.end_session(session)
             session = None
         present = session is not None
@@ -209,6 +221,7 @@ class Broker:
                 client.access.rights,
                 self.hops,
                 upgrade=self.settings.upgrade_outgoing_qos,
+                mount=entrance.mount,
             )
             self.sessions[principal.client_id] = session
         else:
@@ -224,6 +237,7 @@ class Broker:
         session.client = client
         self.unnamed.discard(client)
         self.connected += 1
+        entrance.connected += 1
         self.connects += 1
         self.most_connected = max(self.most_connected, self.connected)
         return session, present
@@ -233,6 +247,7 @@ class Broker:
         session = client.session
         assert session is not None
         self.connected -= 1
+        client.entrance.connected -= 1
         session.client = None
         session.lane.detach()
         for group in session.lane.suppliers or ():
@@ -371,8 +386,6 @@ class Broker:
             PropertyId.RECEIVE_MAXIMUM: settings.receive_maximum,
             PropertyId.MAXIMUM_PACKET_SIZE: settings.max_packet_size,
         }
-        if settings.max_qos < 2:
-            properties[PropertyId.MAXIMUM_QOS] = settings.max_qos
         if not settings.retain_available:
             properties[PropertyId.RETAIN_AVAILABLE] = 0
         if settings.topic_alias_maximum:

@@ -45,7 +45,9 @@ from isthmus.net.peer import peer_network, peer_text
 if TYPE_CHECKING:
     from isthmus.auth.access import Access
     from isthmus.broker.broker import Broker
+    from isthmus.broker.entrance import Entrance
     from isthmus.broker.session import Session
+    from isthmus.delivery.receipt import Receipt
     from isthmus.mqtt.codec import Event
     from isthmus.net.link import Link
     from isthmus.net.timers import Timer
@@ -63,7 +65,7 @@ DEAF_CHECK_S = 0.2
 class Client(Source):
     """One client from accept to close.
 
-    `access` decides who it is and what it may do, `verdict` is what it decided. `session` is None
+    `entrance` is where it came in, `verdict` what its access decided about it. `session` is None
     until its CONNECT is accepted. `bridge` says that it is an MQTT 3 client that
     calls itself a bridge: it gets messages as MQTT 5 clients may ask for it, without its own and
     with the retain flag as published.
@@ -76,21 +78,21 @@ class Client(Source):
         "_expiry",
         "_first_bytes",
         "_timer",
-        "access",
         "bridge",
+        "entrance",
         "session",
         "verdict",
         "will",
         "will_delay_s",
     )
 
-    def __init__(self, broker: Broker, link: Link, access: Access) -> None:
+    def __init__(self, broker: Broker, link: Link, entrance: Entrance) -> None:
         settings = broker.settings
         connection = Connection(
             Role.SERVER,
             max_packet_size=settings.max_packet_size,
             topic_alias_maximum=settings.topic_alias_maximum,
-            max_qos=settings.max_qos,
+            max_qos=entrance.max_qos,
             retain=settings.retain_available,
             max_payload=settings.max_payload,
             now=link.reactor.now,
@@ -106,7 +108,7 @@ class Client(Source):
         self.bridge = False
         self.will: Message | None = None
         self.will_delay_s = 0
-        self.access = access
+        self.entrance = entrance
         self.verdict = DENIED
         self._admission: Admission | None = None
         self._expiry: Timer | None = None
@@ -116,6 +118,11 @@ class Client(Source):
         self._first_bytes = b""
         link.on_data = self._receive_first
         link.on_close = self.link_closed
+
+    @property
+    def access(self) -> Access:
+        """Decides who this client is and what it may do."""
+        return self.entrance.access
 
     @property
     def name(self) -> str:
@@ -155,12 +162,22 @@ class Client(Source):
         """Where this client's messages on `topic` go; nowhere if it may not publish there."""
         session = self.session
         assert session is not None
+        topic = session.mount + topic
         code = 0 if allowed else session.rights.refusal(session.principal, topic)
         if code:
             plan = Plan()
             plan.add(RefusedOutlet(self._broker.drops, topic, code))
             return plan
         return self._broker.exchange.plan_for(topic, self.origin)
+
+    def _publish_guarded(
+        self, event: tuple[int, bytes, bytes, bytes, bytes], plan: Plan, receipt: Receipt | None
+    ) -> Receipt | None:
+        """By the topic's name in the broker, as another way to it may have another mount point."""
+        flags, topic, packet_id, properties, payload = event
+        assert self.session is not None
+        event = flags, self.session.mount + topic, packet_id, properties, payload
+        return super()._publish_guarded(event, plan, receipt)
 
     def may_pause(self) -> bool:
         """Only a client that neither subscribes nor has anything in flight may be paused."""
@@ -209,8 +226,9 @@ class Client(Source):
         self.v5 = packet.version == 5
         self.bridge = packet.bridge
         timeout_s = self._broker.settings.limits.connect_timeout
-        self._admission = Admission(self, packet, timeout_s)
         try:
+            self.entrance.check_version(packet)
+            self._admission = Admission(self, packet, timeout_s)
             self._admission.begin()
         except MQTTError as error:
             self.fail(error)
@@ -305,6 +323,8 @@ class Client(Source):
         session, present = broker.open_session(self, packet, principal)
         if self.v5:
             properties.update(broker.connack_properties)
+            if self.entrance.max_qos < 2:
+                properties[PropertyId.MAXIMUM_QOS] = self.entrance.max_qos
             information = broker.settings.response_information
             if information is not None and self.connection.peer.request_response_information:
                 properties[PropertyId.RESPONSE_INFORMATION] = information.replace(
@@ -348,13 +368,14 @@ class Client(Source):
         will = packet.will
         if will is None:
             return
-        code = self.access.rights.refusal(principal, will.topic)
+        topic = self.entrance.mount + will.topic
+        code = self.access.rights.refusal(principal, topic)
         if code:
             raise ProtocolViolation("the client may not publish its will", code)
         settings = self._broker.settings
-        if will.qos > settings.max_qos:
+        if will.qos > self.entrance.max_qos:
             raise ProtocolViolation(
-                f"a will above QoS {settings.max_qos}",
+                f"a will above QoS {self.entrance.max_qos}",
                 ReasonCode.QOS_NOT_SUPPORTED,
                 "MQTT-3.2.2-12",
             )
@@ -366,12 +387,12 @@ class Client(Source):
         self.will_delay_s = properties.pop(PropertyId.WILL_DELAY_INTERVAL, 0)
         block = encode_properties(properties, PacketType.PUBLISH)
         largest = self._broker.settings.limits.will_bytes
-        if len(will.topic) + len(will.payload) + len(block) > largest:
+        if len(topic) + len(will.payload) + len(block) > largest:
             raise ProtocolViolation(
                 f"the will is larger than {largest} bytes", ReasonCode.QUOTA_EXCEEDED
             )
         writer = self._writer(principal)
-        self.will = Message(will.topic, will.payload, will.qos, will.retain, block, writer=writer)
+        self.will = Message(topic, will.payload, will.qos, will.retain, block, writer=writer)
 
     def _writer(self, principal: Principal) -> Writer | None:
         check = self._broker.settings.check_retain_source
@@ -487,6 +508,7 @@ class Client(Source):
             if pending is not None:
                 pending.cancel()
         self._timer = self._expiry = None
+        self.entrance.open -= 1
         if self._admission is not None:
             self._admission.end()
             self._admission = None

@@ -131,12 +131,15 @@ class RetainedDelivery:
     def _send(self, topic: bytes, subscription: Subscription) -> int:
         """Send the message of `topic` with the retain flag (MQTT-3.3.1-8); its size in bytes."""
         session = self._session
+        own = session.topic_for(topic, subscription)
+        if not own:
+            return 0
         message = self._retained.get(topic)
         if message is None or not session.rights.may_read(session.principal, topic):
             return 0
         if message.writer is not None and not message.writer.may_write(topic):
             return 0
         flags = session.flags(subscription.options.qos, retain=True)
-        outlet = LaneOutlet(session.lane, topic, flags, memory=True, stamp=stamp([subscription]))
+        outlet = LaneOutlet(session.lane, own, flags, memory=True, stamp=stamp([subscription]))
         outlet.send(message.flags, message.properties, message.payload, None)
         return len(topic) + len(message.properties) + len(message.payload)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from isthmus.broker.mount import stripped
 from isthmus.delivery.lane import Lane
 from isthmus.delivery.outlet import LaneOutlet, flag_table
 from isthmus.mqtt.packets import PacketType
@@ -37,10 +38,14 @@ _FLAGS = {
 
 
 class Subscription(NamedTuple):
-    """How a session subscribed to one filter; `identifier` is 0 where it named none."""
+    """How a session subscribed to one filter.
+
+    `identifier` is 0 where it named none. `is_open` says that the filter begins with a wildcard.
+    """
 
     options: SubscribeOptions
     identifier: int = 0
+    is_open: bool = False
 
 
 def stamp(granted: list[Subscription]) -> bytes:
@@ -60,7 +65,8 @@ class Session:
     in memory, and `shapes` how many there are of each shape, None until there are so many that it
     matters. `retained_delivery` are the retained messages that are still to be sent, or None.
     `hops` is the loop guard, for a client that is a bridge. `upgrade` delivers with the QoS of the
-    subscription also what was published with a lower one.
+    subscription also what was published with a lower one. `mount` is the mount point of its topics,
+    for good: what waits here has been named by it.
     """
 
     __slots__ = (
@@ -69,6 +75,7 @@ class Session:
         "expiry_s",
         "hops",
         "lane",
+        "mount",
         "principal",
         "received_qos2",
         "retained_delivery",
@@ -89,12 +96,14 @@ class Session:
         hops: Hops | None = None,
         *,
         upgrade: bool = False,
+        mount: bytes = b"",
     ) -> None:
         self.principal = principal
         self.lane = lane
         self.rights = rights
         self.hops = hops
         self.upgrade = upgrade
+        self.mount = mount
         self.client: Client | None = None
         self.expiry_s = 0
         self.expires: Timer | None = None
@@ -110,6 +119,15 @@ class Session:
         """The flag table for messages that are granted `qos`, and keep their retain flag or not."""
         return _FLAGS[qos, retain, self.upgrade]
 
+    def topic_for(self, topic: bytes, subscription: Subscription) -> bytes:
+        """What the client calls a topic that `subscription` matches; empty if it must not see it.
+
+        To a client whose topics are mounted, one may begin with `$` that does not in the broker,
+        and no filter that begins with a wildcard matches it (MQTT-4.7.2-1).
+        """
+        own = stripped(self.mount, topic)
+        return b"" if subscription.is_open and own[:1] == b"$" else own
+
     def resolve(self, topic: bytes, options: list[Any], plan: Plan, origin: Origin | None) -> None:
         """Add the one outlet of this session: overlapping subscriptions deliver once.
 
@@ -120,6 +138,10 @@ class Session:
         if not self.rights.may_read(self.principal, topic):
             return
         granted: list[Subscription] = options
+        if self.mount:
+            granted = [found for found in options if self.topic_for(topic, found)]
+            if not granted:
+                return
         qos = max(found.options.qos for found in granted)
         retain = any(found.options.retain_as_published for found in granted)
         no_local = all(found.options.no_local for found in granted)
@@ -130,7 +152,7 @@ class Session:
         plan.add(
             LaneOutlet(
                 self.lane,
-                topic,
+                stripped(self.mount, topic),
                 self.flags(qos, retain=retain),
                 memory=True,
                 echo_key=self if no_local else None,

@@ -73,8 +73,9 @@ class ShareGroup(Settler):
 
     def disconnected(self, lane: Lane) -> None:
         """The connection of a member has ended: others get what it has not acknowledged."""
+        mount = self._members[lane][0].mount
         for item in lane.give_back(self.receipt):
-            self.queue.put_back(item)
+            self.queue.put_back(item._replace(topic=_with_length(mount + item.topic[2:])))
         for other in list(self._members):
             if not self.queue:
                 break
@@ -89,7 +90,8 @@ class ShareGroup(Settler):
         while queue and lane.has_room():
             item = queue.popleft()
             topic = item.topic[2:]
-            if not session.rights.may_read(session.principal, topic):
+            own = _own_topic(session, subscription, topic)
+            if not own:
                 if self._readable(topic):
                     queue.put_back(item)
                     return
@@ -97,7 +99,14 @@ class ShareGroup(Settler):
                 continue
             first = 0x30 | flags[item.first & 7]
             properties = item.properties + stamp([subscription])
-            lane.give(item._replace(first=first, properties=properties, receipt=self.receipt))
+            lane.give(
+                item._replace(
+                    topic=_with_length(own),
+                    first=first,
+                    properties=properties,
+                    receipt=self.receipt,
+                )
+            )
 
     def enqueue(self, topic: bytes, flags: int, properties: bytes, payload: bytes) -> None:
         """Keep a message that no member has room for; `topic` has its length in front."""
@@ -117,11 +126,12 @@ class ShareGroup(Settler):
         """The ways to the members that may read `topic`."""
         found = []
         for lane, (session, subscription) in self._members.items():
-            if session.rights.may_read(session.principal, topic):
+            own = _own_topic(session, subscription, topic)
+            if own:
                 options = subscription.options
                 flags = session.flags(options.qos, retain=options.retain_as_published)
                 found.append(
-                    LaneOutlet(lane, topic, flags, memory=False, stamp=stamp([subscription]))
+                    LaneOutlet(lane, own, flags, memory=False, stamp=stamp([subscription]))
                 )
         return found
 
@@ -132,8 +142,8 @@ class ShareGroup(Settler):
 
     def _readable(self, topic: bytes) -> bool:
         return any(
-            session.rights.may_read(session.principal, topic)
-            for session, _ in self._members.values()
+            _own_topic(session, subscription, topic)
+            for session, subscription in self._members.values()
         )
 
     # -- what the exchange and the lanes ask -----------------------------------------------------
@@ -152,6 +162,16 @@ class ShareGroup(Settler):
 
     def press(self) -> None:
         """There is no publisher to slow down."""
+
+
+def _own_topic(session: Session, subscription: Subscription, topic: bytes) -> bytes:
+    """What a member calls `topic`; empty if it may not read it."""
+    may_read = session.rights.may_read(session.principal, topic)
+    return session.topic_for(topic, subscription) if may_read else b""
+
+
+def _with_length(topic: bytes) -> bytes:
+    return len(topic).to_bytes(2, "big") + topic
 
 
 class ShareOutlet(Outlet):
@@ -194,7 +214,7 @@ class ShareOutlet(Outlet):
                     return
         if flags >= 2:
             topic = self._topic
-            group.enqueue(len(topic).to_bytes(2, "big") + topic, flags, properties, payload)
+            group.enqueue(_with_length(topic), flags, properties, payload)
         elif connected is not None:
             connected.send(flags, properties, payload, None)
         else:

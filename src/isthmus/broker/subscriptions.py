@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from isthmus.broker.mount import is_open, mounted
 from isthmus.broker.retained_delivery import RetainedDelivery
 from isthmus.broker.session import Subscription
 from isthmus.mqtt.packets import Suback, Unsuback
@@ -35,19 +36,22 @@ def subscribe(broker: Broker, client: Client, packet: Subscribe) -> None:
     identifier = identifiers[0] if identifiers else 0
     codes = []
     retained = []
-    for filter_, asked in packet.filters:
+    for own, asked in packet.filters:
+        filter_ = mounted(session.mount, own)
         options = asked
-        if asked.qos > broker.settings.max_qos:
-            options = replace(asked, qos=broker.settings.max_qos)
+        if asked.qos > client.entrance.max_qos:
+            options = replace(asked, qos=client.entrance.max_qos)
         if client.bridge:
             options = replace(options, no_local=True, retain_as_published=True)
         new = filter_ not in session.subscriptions
         group, bare = split_shared(filter_)
         code = _refusal(limits, session, bare, new=new)
+        if is_open(own) and session.mount and not session.mount.endswith(b"/"):
+            code = ReasonCode.TOPIC_FILTER_INVALID  # a wildcard is a whole level
         if not code:
             if new:
                 _account(session, bare, 1)
-            subscription = Subscription(options, identifier)
+            subscription = Subscription(options, identifier, is_open(own))
             session.subscriptions[filter_] = subscription
             if group is not None:
                 broker.join_share(filter_, session, subscription)
@@ -75,7 +79,8 @@ def unsubscribe(broker: Broker, client: Client, packet: Unsubscribe) -> None:
     session = client.session
     assert session is not None
     codes: list[int] = []
-    for filter_ in packet.filters:
+    for own in packet.filters:
+        filter_ = mounted(session.mount, own)
         known = session.subscriptions.pop(filter_, None) is not None
         if known:
             _account(session, split_shared(filter_)[1], -1)

@@ -1,10 +1,9 @@
 """Settings of connectors: the `connectors` key, a mapping of connector names to these models."""
 
 import ipaddress
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import (
-    BeforeValidator,
     Field,
     SecretStr,
     field_validator,
@@ -15,6 +14,7 @@ from isthmus.config.model import SettingsModel
 from isthmus.config.problems import Problem, raise_any
 from isthmus.config.secrets import Secret
 from isthmus.config.units import Duration, DurationOrNever, Size
+from isthmus.config.version import Version
 from isthmus.connectors.address import UNIX_SCHEME, Address, parse_address
 from isthmus.connectors.connection_settings import (
     CLIENT_ID_VARIABLE,
@@ -36,13 +36,6 @@ from isthmus.net.proxy import Proxy, parse_proxy
 from isthmus.net.settings import TLSClientSettings
 
 MAX_PACKET_SIZE_BYTES = 5 + 268_435_455
-
-
-def _version(value: object) -> object:
-    """YAML and TOML read an unquoted 5 or 3.1 as a number."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return f"{value:g}"
-    return value
 
 
 class ConnectorSettings(SettingsModel):
@@ -73,7 +66,7 @@ class ConnectorSettings(SettingsModel):
         default_factory=LazySettings,
         description="When `start: lazy` opens and closes connections.",
     )
-    version: Annotated[Literal["3.1", "3.1.1", "5"], BeforeValidator(_version)] = Field(
+    version: Version = Field(
         default="5",
         description="MQTT version. With 5, a service that refuses it is asked again with 3.1.1.",
     )

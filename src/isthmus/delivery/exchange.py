@@ -61,7 +61,7 @@ class Exchange:
     def plan(self, topic: bytes) -> Plan:
         """The plan of `topic` for a publisher without particulars."""
         plan = self.plans.get(topic)
-        if plan is None or (plan.stale and not plan.renew(topic)):
+        if plan is None or (plan.stale and not plan.renew()):
             # Made for this message alone where the topic is too long to be remembered.
             plan = self._new(topic) if len(topic) <= REMEMBERED_BYTES else Plan()
         if not plan.made:
@@ -120,6 +120,7 @@ class Exchange:
 
     def resolve(self, topic: bytes, plan: Plan) -> None:
         """Ask every subscriber of `topic` once."""
+        plan.topic = topic
         plan.tree = self._tree
         plan.matched = self._tree.match(topic)
         by_subscriber: dict[Subscriber, list[Any]] = {}

@@ -15,13 +15,14 @@ cdef class Plan:
     cdef public list retaining
     cdef public list single
     cdef public bint stale
+    cdef public bytes topic
     cdef public object tree
     cdef public set visited
 
     @cython.locals(outlet=Outlet)
     cpdef bint echoes_to(self, object key)
 
-    cpdef bint renew(self, bytes topic)
+    cpdef bint renew(self)
 
     @cython.locals(plans=list, plan=Plan)
     cpdef expire(self)

@@ -31,7 +31,8 @@ class Plan:
     `outlets` takes messages without the retain flag and `retaining` those with it; `single` are the
     same before those that are alike were joined. `stale` says
     that something has changed which may alter it. `matched` is what the subscriptions were when it
-    was made, and `tree` where they were found: where they are the same again, it is good again.
+    was made, and `tree` where they were found by `topic`: where they are the same again, it is
+    good again.
     `personal` are the subscribers whose
     answer depends on the publisher. `made` says that the outlets are known; until then a plan only
     stands for its topic, so that others can depend on it. `visited` are the (endpoint, topic) pairs
@@ -50,6 +51,7 @@ class Plan:
         "retaining",
         "single",
         "stale",
+        "topic",
         "tree",
         "visited",
     )
@@ -62,6 +64,7 @@ class Plan:
         self.stale = False
         self.children: WeakSet[Plan] | None = None
         self.made = False
+        self.topic = b""
         self.matched: list[Any] | None = None
         self.tree: TopicTree[Any] | None = None
         self.visited = visited
@@ -108,15 +111,15 @@ class Plan:
                 return True
         return False
 
-    def renew(self, topic: bytes) -> bool:
-        """Make this stale plan of `topic` good again, if its subscriptions are what they were.
+    def renew(self) -> bool:
+        """Make this stale plan good again, if its subscriptions are what they were.
 
         Subscriptions that come and go, as for one reply, make every plan that they match stale, and
         most are asked for again only when things are as before.
         """
         if self.tree is None or self.parents is not None:
             return False
-        if self.matched != self.tree.match(topic):
+        if self.matched != self.tree.match(self.topic):
             return False
         self.stale = False
         return True

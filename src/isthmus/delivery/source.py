@@ -241,7 +241,7 @@ class Source(Settler):
         if plan is not None:
             # That it was there shows that this peer may publish on the topic: refusals depend on
             # nothing, so they never become stale.
-            if not plan.renew(topic):
+            if not plan.renew():
                 plan = plans[topic] = self.find_plan(topic, allowed=True)
             return plan
         old = self._old_plans

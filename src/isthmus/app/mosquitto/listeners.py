@@ -137,7 +137,7 @@ def _details(block: ListenerBlock, loc: Loc, draft: Draft) -> None:
         elif kind not in ("mqtt", "http_api"):
             draft.problem(protocol, "must be mqtt or websockets")
     found = block.last("max_connections")
-    if found is not None and isinstance(found.value, int) and found.value >= 0:
+    if found is not None and isinstance(found.value, int) and found.value > 0:
         draft.put((*loc, "max_connections"), found.value, found)
     draft.take(block, "max_qos", (*loc, "max_qos"))
     found = draft.take(block, "mount_point", (*loc, "mount_point"))
