@@ -18,7 +18,7 @@ from proxy import Proxy
 from raw import OPEN, FarSide
 from running import Isthmus
 
-ON_UVLOOP = {"broker", "connectors", "routing", "app", "examples", "conformance"}
+ON_UVLOOP = {"broker", "connectors", "routing", "app", "examples", "conformance", "interop"}
 """Folders whose tests run on uvloop, as the product does; `both_loops` adds asyncio."""
 
 

@@ -25,6 +25,9 @@ LEVELS = {
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code != 0x0A}
 _ESCAPES |= {0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
+ELSEWHERE = "elsewhere"
+"""Name of handlers that are not made here, and that a new set-up leaves alone."""
+
 _ROOT = "isthmus"
 _SYSLOG = "/dev/log"
 
@@ -73,7 +76,8 @@ def configure(
 ) -> None:
     """Send the entries of Isthmus to `stream`, or to where the settings say.
 
-    Replaces an earlier set-up. The arguments are the keys of the `log` section.
+    Replaces an earlier set-up, but for handlers named `ELSEWHERE`. The arguments are the keys of
+    the `log` section.
 
     Raises:
         KeyError: `level` is none of `LEVELS`.
@@ -86,9 +90,11 @@ def configure(
     for handler in handlers:
         handler.setFormatter(JSONFormatter() if format == "json" else TextFormatter())
     logger = logging.getLogger(_ROOT)
+    kept = [old for old in logger.handlers if old.name == ELSEWHERE]
     for old in logger.handlers:
-        old.close()
-    logger.handlers[:] = handlers or [logging.NullHandler()]
+        if old not in kept:
+            old.close()
+    logger.handlers[:] = [*handlers, *kept] or [logging.NullHandler()]
     logger.setLevel(LEVELS[level])
     logger.propagate = False
 

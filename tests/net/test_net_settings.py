@@ -84,6 +84,7 @@ def test_bind_that_is_a_port_alone():
     [
         ({"bind": "unix:relative"}, "needs an absolute path"),
         ({"bind": "unix:/" + "x" * 107}, "longer than 107 bytes"),
+        ({"transport": "websocket", "path": "*x"}, "must begin with /"),
         ({"path": "/x"}, "is only for 'transport: websocket'"),
         ({"origins": ["*"]}, "is only for 'transport: websocket'"),
         ({"transport": "websocket", "path": "mqtt"}, "must begin with /"),

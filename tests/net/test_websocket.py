@@ -302,6 +302,17 @@ def test_pings_without_reading_cost_no_memory(run):
     run(scenario)
 
 
+@pytest.mark.parametrize("path", ["/", "/mqtt", "/mqtt/", "/a/b?c=d"])
+def test_any_path_leads_there_where_that_is_set(run, path):
+    async def scenario(reactor):
+        listener = echoing(reactor, path="*")
+        async with connect(url(listener, path), subprotocols=MQTT) as peer:
+            await peer.send(b"x")
+            assert await peer.recv() == b"x"
+
+    run(scenario)
+
+
 @pytest.mark.parametrize(
     ("lines", "how", "status"),
     [

@@ -12,6 +12,7 @@ from isthmus import clock
 from isthmus.app.files import load_files
 from isthmus.auth.access import Access
 from isthmus.broker.broker import LOCAL, Broker
+from isthmus.broker.log_topics import LogTopics
 from isthmus.broker.sys_topics import SysTopics
 from isthmus.connectors.client_ids import ClientIds
 from isthmus.connectors.connector import Connector
@@ -68,6 +69,7 @@ class App:
         self.doors = {realm: Access(found, levels, realm) for realm, found in sources.items()}
         self.broker = Broker(settings.broker, self.reactor, self.doors[""])
         self.sys_topics = SysTopics(self.broker)
+        self.log_topics = LogTopics(self.broker)
         self.legs = list(legs(settings.routes, settings.node))
         self.connectors = {name: self._connector(name, client_ids) for name in settings.connectors}
         self.endpoints: dict[str, Endpoint] = {LOCAL: self.broker, **self.connectors}
@@ -153,6 +155,8 @@ class App:
         for connector in self.connectors.values():
             connector.start()
         self.sys_topics.start()
+        if "topic" in self.settings.log.to:
+            self.log_topics.start()
         for door in self.doors.values():
             door.authenticator.start()
         # What exists now lives as long as the process: the collector need not look at it again.
@@ -206,6 +210,7 @@ class App:
     async def close(self) -> None:
         """Close everything without waiting for messages."""
         self.sys_topics.stop()
+        self.log_topics.stop()
         # Only the routes from here are stopped: a connector that unsubscribed would lose what the
         # far side keeps for its session until the next start.
         self.tables[LOCAL].stop()

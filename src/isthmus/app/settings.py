@@ -75,9 +75,11 @@ class LogSettings(SettingsModel):
     format: Literal["text", "json"] = Field(
         default="text", description="Lines for people, or one JSON object per line."
     )
-    to: tuple[Literal["stderr", "stdout", "syslog"], ...] = Field(
+    to: tuple[Literal["stderr", "stdout", "syslog", "topic"], ...] = Field(
         default=("stderr",),
-        description="Where entries go, besides `file`; an empty list is nowhere.",
+        description="Where entries go, besides `file`; an empty list is nowhere. `topic` publishes "
+        "them on `$SYS/broker/log/E`, `W` and `N` (errors, warnings, the rest but debug), which "
+        "everybody can read who may read `$SYS`.",
         examples=[["stderr", "syslog"]],
     )
     file: Path | None = Field(

@@ -24,10 +24,11 @@ class RetainedMessages:
     """The retained message of each topic: at most `maximum`, and at most `max_bytes` in all.
 
     `size` is the bytes that they take: topics, properties, payloads, and `MESSAGE_OVERHEAD_BYTES`
-    for each. `longest_s` is how many seconds a message is kept at most, None for good.
+    for each. `longest_s` is how many seconds a message is kept at most, None for good. `newest` is
+    the number of the message that was set last.
     """
 
-    __slots__ = ("_drops", "_index", "longest_s", "max_bytes", "maximum", "size")
+    __slots__ = ("_drops", "_index", "longest_s", "max_bytes", "maximum", "newest", "size")
 
     def __init__(
         self, maximum: int, max_bytes: int, drops: Drops, *, longest_s: float | None = None
@@ -35,6 +36,7 @@ class RetainedMessages:
         self.longest_s = longest_s
         self.maximum = maximum
         self.max_bytes = max_bytes
+        self.newest = 0
         self.size = 0
         self._drops = drops
         self._index: TopicIndex[Message] = TopicIndex()
@@ -66,13 +68,15 @@ class RetainedMessages:
         if self.longest_s is not None:
             lifetime = self.longest_s if lifetime is None else min(lifetime, self.longest_s)
         expires = None if lifetime is None else clock.monotonic() + lifetime
-        message = Message(topic, payload, flags >> 1 & 3, True, properties, expires, writer)
+        number = self.newest + 1
+        message = Message(topic, payload, flags >> 1 & 3, True, properties, expires, writer, number)
         size = self.size + _size(message) - (0 if before is None else _size(before))
         if size > self.max_bytes:
             self._drops.add("retained_bytes", topic)
             self._remove(topic)
             return False
         self._index.set(topic, message)
+        self.newest = number
         self.size = size
         return True
 
@@ -109,6 +113,7 @@ class RetainedMessages:
             with_message_expiry(message.properties, max(1, int(left))),
             message.expires,
             message.writer,
+            message.number,
         )
 
 

@@ -5,6 +5,9 @@ not at all. So they are sent in steps: a step ends when it has taken its share o
 and the next waits until the connection and the queue of the session have room. What is kept
 meanwhile is one list of topics, and the filters that wait for their turn; each message is looked up
 when it is sent, so a client never gets a value that was replaced before.
+
+A subscription with "no local" is sent only what was there when it was made. Bridges subscribe and
+then publish what is retained on their side: it must not come back to them this way either.
 """
 
 from __future__ import annotations
@@ -45,9 +48,9 @@ class RetainedDelivery:
     def __init__(self, retained: RetainedMessages, session: Session) -> None:
         self._retained = retained
         self._session = session
-        self._pending: dict[bytes, Subscription] = {}
+        self._pending: dict[bytes, tuple[Subscription, int]] = {}
         self._topics: list[bytes] = []
-        self._current: tuple[bytes, Subscription] | None = None
+        self._current: tuple[bytes, Subscription, int] | None = None
         self._handle: asyncio.Handle | None = None
         self._wait_s = WAIT_MIN_S
 
@@ -57,7 +60,7 @@ class RetainedDelivery:
         Never at once: one read may bring thousands of SUBSCRIBEs, and what is sent for them would
         pile up before it is known whether the client reads.
         """
-        self._pending[filter_] = subscription
+        self._pending[filter_] = subscription, self._retained.newest
         if self._handle is None:
             self.resume()
 
@@ -111,8 +114,8 @@ class RetainedDelivery:
                 self._next_filter()
             else:
                 assert self._current is not None
-                subscription = self._current[1]
-                sent += self._send(self._topics.pop(), subscription)
+                _, subscription, newest = self._current
+                sent += self._send(self._topics.pop(), subscription, newest)
                 if subscription.options.qos and not self._has_room():
                     break
             count += 1
@@ -124,11 +127,11 @@ class RetainedDelivery:
 
     def _next_filter(self) -> None:
         filter_ = next(iter(self._pending))
-        self._current = filter_, self._pending.pop(filter_)
+        self._current = filter_, *self._pending.pop(filter_)
         self._topics = self._retained.topics(filter_)
         self._topics.reverse()  # they are taken from the end
 
-    def _send(self, topic: bytes, subscription: Subscription) -> int:
+    def _send(self, topic: bytes, subscription: Subscription, newest: int) -> int:
         """Send the message of `topic` with the retain flag (MQTT-3.3.1-8); its size in bytes."""
         session = self._session
         own = session.topic_for(topic, subscription)
@@ -138,6 +141,8 @@ class RetainedDelivery:
         if message is None or not session.rights.may_read(session.principal, topic):
             return 0
         if message.writer is not None and not message.writer.may_write(topic):
+            return 0
+        if subscription.options.no_local and message.number > newest:
             return 0
         flags = session.flags(subscription.options.qos, retain=True)
         outlet = LaneOutlet(session.lane, own, flags, memory=True, stamp=stamp([subscription]))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from isthmus import clock
 from isthmus.connectors.hello import hello
-from isthmus.delivery.source import Source
+from isthmus.delivery.source import OVERRUN, Source
 from isthmus.errors import ConnectError, LocalProtocolError, MQTTError, ProtocolViolation
 from isthmus.mqtt.connection import Connection, State
 from isthmus.mqtt.packet_type import Role
@@ -157,11 +157,15 @@ class FarClient(Source):
         self._end(reason)
         self.link.abort(reason)
 
+    def most_unacked(self) -> int:
+        """More than the far side was told: Mosquitto 2.0 sends its whole queue after a burst."""
+        return self.max_unacked * OVERRUN
+
     def refuse_excess(self) -> None:
-        """The far side sent more than our receive maximum (MQTT-3.3.4-9)."""
+        """The far side sent far more than our receive maximum (MQTT-3.3.4-9)."""
         self.fail(
             ProtocolViolation(
-                f"more than {self.max_unacked} messages without their acknowledgement",
+                f"more than {self.most_unacked()} messages without their acknowledgement",
                 ReasonCode.RECEIVE_MAXIMUM_EXCEEDED,
             )
         )

@@ -297,6 +297,9 @@ class Member:
             self.identity = self.identity._replace(client_id=assigned)
             self.connector.renamed()
         peer = client.connection.peer
+        largest = peer.maximum_packet_size
+        if self.connector.settings.max_packet_size_out is not None:
+            largest = min(largest, self.connector.settings.max_packet_size_out)
         noticed = self.connector.notifications.up(client, self.client_id)
         self._ask_again_s = ASK_AGAIN_MIN_S
         self.connector.attached(self, client, session_present=present and not moved)
@@ -307,7 +310,7 @@ class Member:
                 v5=client.v5,
                 session_present=session_present,
                 receive_maximum=receive_maximum,
-                max_packet=peer.maximum_packet_size,
+                max_packet=largest,
                 max_qos=peer.maximum_qos,
                 retain=peer.retain_available,
                 aliases=client.connection.aliases,

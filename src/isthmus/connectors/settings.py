@@ -178,6 +178,14 @@ class ConnectorSettings(SettingsModel):
         le=MAX_PACKET_SIZE_BYTES,
         description="Biggest packet that the service may send.",
     )
+    max_packet_size_out: Size | None = Field(
+        default=None,
+        ge=16,
+        le=MAX_PACKET_SIZE_BYTES,
+        description="Biggest message to send to the service, as a packet; a bigger one is dropped. "
+        "Not set leaves only the limit that the service announces (MQTT 5), which counts in any "
+        "case.",
+    )
     topic_alias_maximum: int = Field(
         default=10,
         ge=0,

@@ -15,7 +15,8 @@ class Message:
 
     `properties` is the MQTT 5 property block without its length, as it goes on the wire; `expires`
     is the monotonic time at which the message expiry interval ends, or None. `writer` is the client
-    that published it, None for what needs no rights.
+    that published it, None for what needs no rights. `number` counts up from one retained message
+    to the next.
     """
 
     topic: bytes
@@ -25,6 +26,7 @@ class Message:
     properties: bytes = b""
     expires: float | None = None
     writer: Writer | None = None
+    number: int = 0
 
     @property
     def flags(self) -> int:

@@ -48,7 +48,7 @@ REMEMBERED_BYTES = 256
 """Plans of longer topics are not remembered: they are rare, and would fill memory."""
 
 OVERRUN = 10
-"""An MQTT 3 client knows no receive maximum: it is closed at this many times ours."""
+"""MQTT 3 clients know no receive maximum, and some far sides exceed it: closed at so many times."""
 
 
 NOWHERE = Plan()
@@ -339,7 +339,8 @@ class Source(Settler):
             self.received_qos2 = {}
         known = self.received_qos2.get(packet_id)
         if known is None:
-            if len(self.received_qos2) >= self.max_unacked * (1 if self.v5 else OVERRUN):
+            count = len(self.received_qos2)
+            if count >= self.max_unacked and count >= self.most_unacked():
                 self.refuse_excess()
                 return
             self.received_qos2[packet_id] = Incoming()
@@ -456,10 +457,14 @@ class Source(Settler):
         publishes is not read for a while; any other is read on, up to `OVERRUN` times the limit,
         because what it has to acknowledge lies behind what it publishes.
         """
-        if self.v5 or self.unacked > self.max_unacked * OVERRUN:
+        if self.unacked > self.most_unacked():
             self.refuse_excess()
         else:
             self.press()
+
+    def most_unacked(self) -> int:
+        """How many messages may wait for their acknowledgement before the peer is closed."""
+        return self.max_unacked if self.v5 else self.max_unacked * OVERRUN
 
     def press(self) -> None:
         """Read nothing more for a while, if nobody waits for what this peer sends.

@@ -22,6 +22,7 @@ MAX_UNIX_PATH_BYTES = 107
 """What Linux has room for (sun_path is 108 bytes with the zero at its end)."""
 
 DEFAULT_PATH = "/mqtt"
+ANY_PATH = "*"
 """Where MQTT over WebSocket is usually found."""
 
 _ORIGIN = re.compile(r"https?://[^/\s?#]+|\*")
@@ -56,7 +57,8 @@ class ListenerSettings(SettingsModel):
         default="tcp", description="What carries MQTT; `websocket` with `tls` is `wss`."
     )
     path: str = Field(
-        default=DEFAULT_PATH, description="Path that WebSocket clients ask for; others get 404."
+        default=DEFAULT_PATH,
+        description="Path that WebSocket clients ask for; others get 404. `*` is any path.",
     )
     origins: tuple[str, ...] = Field(
         default=(),
@@ -102,7 +104,7 @@ class ListenerSettings(SettingsModel):
     @field_validator("path")
     @classmethod
     def _path_fits_a_request(cls, path: str) -> str:
-        if not _PATH.fullmatch(path):
+        if path != ANY_PATH and not _PATH.fullmatch(path):
             raise ValueError("must begin with / and hold no spaces, '?' or '#', such as /mqtt")
         return path
 

@@ -40,7 +40,7 @@ class Offer(NamedTuple):
     """What a listener accepts.
 
     Attributes:
-        path: The path to be asked for.
+        path: The path to be asked for; `*` is any.
         origins: Web sites whose pages may connect, in lower case; `*` is every site.
         loopback: Only this machine can connect. A page of a stranger could then reach us under a
             name of the stranger's that leads here, so its own address must be a numeric one.
@@ -132,7 +132,7 @@ class ServerHandshake(Handshake):
 
     def _answer(self, protocol: ServerProtocol, request: Request) -> Response:
         path = request.path.partition("?")[0]
-        if path != self._offer.path:
+        if self._offer.path not in ("*", path):
             self.error = f"it asks for {path[:100]!r}, not for {self._offer.path}"
             text = f"MQTT is at {self._offer.path}.\n"
             return protocol.reject(HTTPStatus.NOT_FOUND, text)

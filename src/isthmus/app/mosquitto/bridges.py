@@ -31,6 +31,14 @@ LONGEST_CAP_S = 7200
 
 _NO_NAME = re.compile(r"[^A-Za-z0-9_-]")
 _LEADING_NUMBER = re.compile(r"[+-]?\d+")
+_NEEDS_TLS = (
+    "bridge_certfile",
+    "bridge_keyfile",
+    "bridge_alpn",
+    "bridge_insecure",
+    "bridge_tls_version",
+    "bridge_ciphers",
+)
 _TLS_SWITCHES = ("bridge_cafile", "bridge_capath", "bridge_tls_use_os_certs")
 
 
@@ -76,7 +84,7 @@ def _connector(configuration: Configuration, block: Block, name: str, draft: Dra
     if tls:
         _tls(block, loc, draft)
     else:
-        for option in ("bridge_certfile", "bridge_keyfile", "bridge_alpn", "bridge_insecure"):
+        for option in _NEEDS_TLS:
             setting = block.last(option)
             if setting is not None and setting.value is not False:
                 text = (
@@ -161,7 +169,7 @@ def _limits(configuration: Configuration, block: Block, loc: Loc, draft: Draft) 
         draft.put((*loc, key), found.value if found else 10, found)
     found = block.last("bridge_max_packet_size")
     if found is not None and found.value:
-        draft.note(found, found.option.becomes)
+        draft.put((*loc, "max_packet_size_out"), found.value, found)
 
 
 def _life(block: Block, loc: Loc, draft: Draft) -> None:
@@ -219,6 +227,9 @@ def _reconnect(block: Block, loc: Loc, draft: Draft) -> None:
         return
     draft.put((*loc, "reconnect", "min"), f"{base}s", found)
     draft.put((*loc, "reconnect", "max"), f"{min(cap, LONGEST_CAP_S)}s", found)
+    if len(numbers) > 2:
+        text = "the third number has no effect: when a connection counts as stable is fixed here"
+        draft.note(found, text)
     if found is not None and base != numbers[0]:
         draft.note(found, f"is out of range, it is {base} s, as in Mosquitto")
 

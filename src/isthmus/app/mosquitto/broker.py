@@ -46,8 +46,8 @@ LEVELS = {
     "all": "debug",
 }
 _SEVERITY = ("error", "warning", "info", "debug")
-_DESTINATIONS = ("stdout", "stderr", "syslog")
-_ELSEWHERE = ("topic", "dlt", "android")
+_DESTINATIONS = ("stdout", "stderr", "syslog", "topic")
+_ELSEWHERE = ("dlt", "android")
 _DURATION = re.compile(r"(\d+)([shdwmy])")
 
 
@@ -164,6 +164,15 @@ def _persistence(general: Block, draft: Draft) -> None:
         found = general.last("persistence_location")
         folder = Path(str(found.value) if found else ".").absolute()
         draft.put(("broker", "data"), literal(str(folder)), found or on)
+        draft.note(
+            on,
+            "sessions, retained messages and what waits in queues are in memory in this version, "
+            "and end with the process; publishers of QoS 1 and 2 to a bridge are not acknowledged "
+            "before its far side has the message",
+            loud=True,
+        )
+    elif general.last("persistence_location") is not None:
+        draft.note(general.last("persistence_location"), "no effect without 'persistence true'")
     found = general.last("persistent_client_expiration")
     if found is None:
         return

@@ -11,8 +11,10 @@ from isthmus.app.mosquitto.bridges import take_authorities, take_path, take_tls_
 from isthmus.app.mosquitto.draft import Draft, literal
 from isthmus.app.mosquitto.option import Answer, Scope
 from isthmus.config.problems import Loc
+from isthmus.net.settings import ANY_PATH
 
 DEFAULT_PORT = 1883
+ANY_SITE = "*"
 
 VERSIONS = {"3": "3.1", "4": "3.1.1", "5": "5"}
 
@@ -36,6 +38,7 @@ def write_listeners(configuration: Configuration, draft: Draft, ports: Sequence[
         ports: `-p` of the command line, which counts only where the file opens no listener.
     """
     if configuration.local_only:
+        _plugins(configuration, draft)
         for port in ports or [DEFAULT_PORT]:
             index = len(draft.data.get("listeners", []))
             draft.put(("listeners", index, "bind"), f"localhost:{port}")
@@ -46,6 +49,7 @@ def write_listeners(configuration: Configuration, draft: Draft, ports: Sequence[
         return
     if ports:
         draft.note(None, "-p has no effect, as the file opens its own listeners")
+    _plugins(configuration, draft)
     public: list[Setting] = []
     shared = _shared_identity(configuration)
     index = 0
@@ -134,6 +138,11 @@ def _details(block: ListenerBlock, loc: Loc, draft: Draft) -> None:
         kind = protocol.statement.words[0]
         if kind == "websockets":
             draft.put((*loc, "transport"), "websocket", protocol)
+            draft.put((*loc, "path"), ANY_PATH, protocol)
+            if not block.all("websockets_origin"):
+                draft.put((*loc, "origins"), [ANY_SITE], protocol)
+                text = "pages of every web site may connect; name those that may: websockets_origin"
+                draft.note(protocol, text, loud=True)
         elif kind not in ("mqtt", "http_api"):
             draft.problem(protocol, "must be mqtt or websockets")
     found = block.last("max_connections")
@@ -146,9 +155,11 @@ def _details(block: ListenerBlock, loc: Loc, draft: Draft) -> None:
     _versions(block, loc, draft)
     _proxy(block, loc, draft)
     origins = block.all("websockets_origin")
-    if origins:
+    if origins and protocol is not None and protocol.statement.words[0] == "websockets":
         values = [literal(origin.value) for origin in origins]
         draft.put((*loc, "origins"), values, origins[0])
+    elif origins:
+        draft.note(origins[0], "no effect: this listener has no 'protocol websockets'")
     _tls(block, (*loc, "tls"), draft)
     for option in ("max_topic_alias_broker", "http_dir", "dhparamfile"):
         found = block.last(option)
@@ -258,6 +269,21 @@ def _auth(
         files |= _plugin_file(plugin, draft)
     for option, setting in files.items():
         draft.put((*loc, option), literal(str(Path(str(setting.value)).absolute())), setting)
+
+
+def _plugins(configuration: Configuration, draft: Draft) -> None:
+    """Say what is not read of plugins: options that they do not have, and plugins without use."""
+    used = [*configuration.plugins]
+    for block in (configuration.default, *configuration.listeners):
+        used += block.plugins
+    for plugin in configuration.loaded_plugins.values():
+        if plugin not in used and _plugin_file(plugin, draft) and plugin.opened is not None:
+            draft.note(plugin.opened, "no effect: no 'plugin_use' names it")
+    for plugin in (*configuration.plugins, *configuration.loaded_plugins.values()):
+        key = _PLUGIN_FILES.get(Path(plugin.path).name)
+        for setting in plugin.all("plugin_opt_*"):
+            if key is not None and setting.statement.name.partition("_opt_")[2] != key:
+                draft.note(setting, f"no effect: the only option of this plugin is '{key}'")
 
 
 def _plugin_file(plugin: PluginBlock, draft: Draft) -> dict[str, Setting]:

@@ -1,0 +1,105 @@
+"""Every defect of Mosquitto that docs/mosquitto.md says is not here has a test that shows it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from isthmus.app.mosquitto.translation import translate
+
+TESTS = Path(__file__).parents[1]
+PAGE = (TESTS.parent / "docs" / "mosquitto.md").read_text()
+
+SHOWN = {
+    "acknowledges a message and drops it": [
+        "connectors/test_promise.py::test_puback_waits_for_the_far_sides_puback",
+        "delivery/test_lanes.py::test_a_connectors_queue_says_when_it_is_full_and_when_it_is_not",
+    ],
+    "waits for ever when a far side loses": [
+        "connectors/test_far_side.py::test_a_far_side_that_never_acknowledges_is_left_and_gets_it_again",
+    ],
+    "2.0 sends more than an MQTT 5 peer's": [
+        "interop/test_receive_maximum.py::test_it_sends_its_whole_queue_after_a_burst",
+        "interop/test_receive_maximum.py::test_a_far_side_may_exceed_it_up_to_ten_times",
+    ],
+    "MQTT 5 with `cleansession false`": [
+        "interop/test_outages.py::test_what_is_published_while_the_network_is_away_arrives_once",
+    ],
+    "retained messages are sent again": [
+        "interop/test_outages.py::test_retained_messages_are_the_same_on_both_sides_after_an_outage",
+    ],
+    "retained messages that are deleted": [
+        "interop/test_outages.py::test_retained_messages_are_the_same_on_both_sides_after_an_outage",
+    ],
+    "`topic # out 0 a/b/ r/` makes": [
+        "mosquitto_conf/test_conf_run.py::test_prefixes_go_both_ways",
+    ],
+    "two `topic` lines that match": [
+        "mosquitto_conf/test_conf_run.py::test_prefixes_go_both_ways",
+    ],
+    "2.1 skips a `topic` line": [
+        "mosquitto_conf/test_conf_defects.py::test_lines_that_differ_only_in_a_prefix_both_count",
+    ],
+    "a line that only sends unsubscribes": [
+        "mosquitto_conf/test_conf_options.py::test_it_becomes_a_setting",
+    ],
+    "refused subscriptions": [
+        "connectors/test_bridge_to_mosquitto.py::test_refused_subscriptions_are_shown",
+    ],
+    "returning bridges wait": ["net/test_backoff.py::test_the_ceiling_doubles_up_to_the_maximum"],
+    "a backup address is left": [
+        "connectors/test_addresses.py::test_an_open_port_without_connack_is_no_reason_to_leave",
+    ],
+    "`start_type lazy`": [
+        "connectors/test_start_types.py::test_the_threshold_opens_it_for_any_qos",
+        "connectors/test_start_types.py::test_an_old_message_opens_it_alone_and_silence_closes_it",
+        "connectors/test_start_types.py::test_a_full_queue_opens_it_too",
+    ],
+    "a name that cannot be looked up": [
+        "net/test_resolve.py::test_a_name_service_that_does_not_answer_holds_nobody_up",
+    ],
+    "`set_tcp_nodelay`": ["net/test_dial.py::test_a_dialled_link_works"],
+    "rings of `topic # both`": [
+        "app/test_loops.py::test_a_ring_delivers_each_message_once",
+    ],
+}
+"""How a row begins, and where it is shown."""
+
+ELSEWHERE = {"a reload drops what bridges had queued"}
+"""Shown by the tests of reloading."""
+
+
+def rows() -> list[str]:
+    section = PAGE.partition("## Defects of Mosquitto that are not here\n")[2].partition("\n## ")[0]
+    found = re.findall(r"^\| (.+?) \| .+ \|$", section, re.MULTILINE)
+    return [row for row in found if row not in ("Mosquitto", *ELSEWHERE)]
+
+
+def test_every_row_of_the_page_is_shown() -> None:
+    assert len(rows()) == len(SHOWN)
+    assert [row for row in rows() if not any(row.startswith(begin) for begin in SHOWN)] == []
+
+
+@pytest.mark.parametrize("place", sorted({place for places in SHOWN.values() for place in places}))
+def test_the_test_is_there(place: str) -> None:
+    file, _, name = place.partition("::")
+    assert re.search(rf"^(async )?def {name}\(", (TESTS / file).read_text(), re.MULTILINE)
+
+
+def test_lines_that_differ_only_in_a_prefix_both_count(tmp_path: Path) -> None:
+    """`a` is taken by the line with a prefix, as in 2.0; the other one is named."""
+    file = tmp_path / "mosquitto.conf"
+    lines = 'topic a/b out 0 "" r/\ntopic a/b out 0 l/ ""\ntopic a/# out 0\n'
+    file.write_text(f"connection far\naddress far.example\n{lines}")
+    routes = translate(file).data["routes"]
+    assert [route["topics"] for route in routes.values()] == [
+        ["a/b"],
+        ["l/a/b"],
+        ["a/#", "!a/b"],
+    ]
+    file.write_text('connection far\naddress x\ntopic a out 0\ntopic a out 0 "" r/\n')
+    draft = translate(file)
+    assert [route["prepend"] for route in draft.data["routes"].values()] == ["r/"]
+    assert str(draft.notes[0]) == (f"{file}:3: topic: out: every message takes {file}:4 instead")
