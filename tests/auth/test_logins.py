@@ -516,14 +516,14 @@ async def test_cve_2021_34434_rights_change_under_live_clients(
         await anna.published(topic, "1", retain=True)
         assert (await bert.message()).payload == b"1"
     rights(tmp_path, "user anna\ntopic a\ntopic write b\nuser bert\ntopic b\ntopic write a\n")
-    near.app.reload_access()
+    await near.app.reload(near.app.settings)
     assert await anna.published("a", "2") in (0, 0x10)
     assert await anna.published("b", "2") == 0
     assert (await bert.message()).topic == "b"
     await bert.nothing()
     assert await bert.subscribe("a") == [0x87]
     rights(tmp_path, "user anna\ntopic read a\nuser bert\ntopic a\n")
-    near.app.reload_access()
+    await near.app.reload(near.app.settings)
     assert await anna.published("a", "3") == 0x87
     bert.publish("a", "3")
     assert (await bert.message()).payload == b"3"  # the old subscription is readable again
@@ -537,7 +537,7 @@ async def test_revoked_users_are_disconnected(isthmus: Any, tmp_path: Path) -> N
     lines = (tmp_path / "users.txt").read_text().splitlines()
     changed = create_entry("c", b"other", iterations=2)
     (tmp_path / "users.txt").write_text(f"{lines[0]}\n{changed}\n")
-    near.app.reload_access()
+    await near.app.reload(near.app.settings)
     for gone in (bert, carl):
         assert (await gone.expect(DISCONNECT)).code == 0x87
     await anna.nothing()
@@ -549,7 +549,7 @@ async def test_a_broken_file_changes_nothing(isthmus: Any, tmp_path: Path) -> No
     anna = await near.client("anna", username="anna", password="pw")
     (tmp_path / "users.txt").write_text("anna\n")
     with pytest.raises(Exception, match=r"users\.txt:1"):
-        near.app.reload_access()
+        await near.app.reload(near.app.settings)
     await anna.nothing()
     await near.client("again", username="anna", password="pw")
 

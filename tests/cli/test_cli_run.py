@@ -115,7 +115,7 @@ async def test_a_port_in_use_is_one_line(isthmus, tmp_path: Path) -> None:
     ended = await isthmus_command("run", path)
     assert (ended.status, ended.out) == (1, b"")
     assert ended.errors == (
-        f"isthmus: listeners[1].bind: 127.0.0.1:{near.port}: Address already in use; "
+        f"isthmus: {path}:1: listeners[1].bind: 127.0.0.1:{near.port}: Address already in use; "
         "is another broker running there?\n"
     )
 
@@ -160,7 +160,8 @@ connectors:
     assert len(lines) == 3
     assert (files.status, checked.status) == (2, 2)
     assert files.errors == checked.errors
-    assert f"isthmus: connectors.cloud.tls.key: {pem.server} does not belong" in files.errors
+    problem = f"isthmus: {mixed}:5: connectors.cloud.tls.key: {pem.server} does not belong"
+    assert problem in files.errors
     assert f"{tmp_path / 'users'}:1: " in files.errors
     assert f"{tmp_path / 'acl'}:1: " in files.errors
     assert "CANARY" not in files.errors

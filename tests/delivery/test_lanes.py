@@ -560,6 +560,20 @@ def test_0x10_no_matching_subscribers_is_success():
     assert [packet.kind for packet in wire.take()] == [PUBREL]
 
 
+def test_what_was_in_flight_goes_before_what_came_back_earlier():
+    """Two connections are lost one after the other, the second with a smaller window."""
+    lane = make_lane()
+    wire = attach(lane, receive_maximum=2)
+    fill(lane, "3", "4", "5")
+    assert payloads(wire.take()) == ["3", "4"]
+    lane.detach()
+    wire = attach(lane, receive_maximum=1)
+    assert payloads(wire.take()) == ["3"]
+    lane.detach()
+    wire = attach(lane, receive_maximum=3)
+    assert payloads(wire.take()) == ["3", "4", "5"]
+
+
 # -- size ----------------------------------------------------------------------------------------
 
 
@@ -911,3 +925,68 @@ def test_a_timer_of_a_lost_connection_does_not_fire_into_the_next():
     refuse(lane, packet, 0x97)
     TIME.pass_(RETRY_MIN_S + 0.1, reactor)
     assert payloads(wire.take()) == ["1"]
+
+
+# -- other lanes -----------------------------------------------------------------------------------
+
+
+def test_a_lane_that_goes_hands_everything_on_in_order_with_its_receipts():
+    old, heir = make_lane(), make_lane()
+    owed = Owed()
+    wire = attach(old, receive_maximum=2)
+    fill(heir, "0")
+    receipt = owed.receipt()
+    fill(old, *"1234", receipt=receipt)
+    receipt.release()
+    assert payloads(wire.take()) == ["1", "2"]
+    old.detach()
+    assert heir.inherit(old) == 4
+    assert (old.queued, old.inflight, old.waiting) == (0, 0, False)
+    new = attach(heir)
+    sent = new.take()
+    assert payloads(sent) == ["0", "1", "2", "3", "4"]
+    assert not any(packet.dup for packet in sent)
+    ack(heir, *sent[:-1])
+    assert not owed.done
+    ack(heir, sent[-1])
+    assert owed.done == [receipt]
+
+
+def test_a_lane_that_rests_sends_nothing_new_until_the_next_connection():
+    lane = make_lane()
+    wire = attach(lane)
+    fill(lane, "1")
+    first = wire.take()
+    lane.rest()
+    fill(lane, "2")
+    ack(lane, *first)
+    assert wire.take() == []
+    lane.detach()
+    assert payloads(attach(lane).take()) == ["2"]
+
+
+def test_a_lane_of_another_kind_carries_on_with_the_window():
+    old, new = make_lane(), make_lane()
+    first = attach(old, receive_maximum=1)
+    fill(old, "1", "2", qos=2)
+    (sent,) = first.take()
+    old.detach()
+    new.replace(old)
+    again, other = attach(new, session_present=True).take()
+    assert (again.payload, again.packet_id, again.dup) == (b"1", sent.packet_id, True)
+    assert (other.payload, other.dup) == (b"2", False)
+
+
+def test_an_abandoned_lane_counts_what_it_drops_and_releases_it():
+    lane = make_lane()
+    owed = Owed()
+    wire = attach(lane, receive_maximum=1)
+    receipt = owed.receipt()
+    fill(lane, "1", "2", receipt=receipt)
+    receipt.release()
+    wire.take()
+    lane.detach()
+    assert lane.abandon("connector_removed") == 2
+    assert lane.drops.counts == {"connector_removed": 2}
+    assert owed.done == [receipt]
+    assert (lane.queued, lane.inflight) == (0, 0)

@@ -503,3 +503,16 @@ class ExchangeMachine(RuleBasedStateMachine):
 
 TestExchange = ExchangeMachine.TestCase
 TestExchange.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+
+
+def test_a_plan_that_a_source_still_holds_does_not_survive_a_forgetting():
+    exchange = Exchange("e")
+    reader = Reader("r")
+    exchange.subscribe(b"a/+", reader, 1)
+    held = exchange.plan(b"a/b")
+    exchange.subscribe(b"+/b", Reader("other"), 1)
+    exchange.unsubscribe(b"+/b", Reader("other"))
+    exchange.forget()
+    assert held.stale
+    assert not held.renew()
+    assert exchange.plan(b"a/b") is not held

@@ -394,7 +394,7 @@ async def test_routes_are_replaced_and_equal_subscriptions_stay(isthmus, far):
     assert (await raw.message()).topic == "a/1"
     new = bridge(far.port, routes={"a": back("a/#", prepend="n/"), "d": back("d/#")})
     settings = Settings.model_validate(new)
-    fresh = [near.app._route(leg) for leg in legs(settings.routes, "edge")]
+    fresh = [near.app.new_route(leg) for leg in legs(settings.routes, "edge")]
     table.replace([routes["b"], *fresh])
     assert [filter_ for filter_, _ in await grant(there)] == ["d/#"]
     gone = b""

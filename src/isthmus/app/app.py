@@ -15,7 +15,7 @@ from isthmus.broker.broker import LOCAL, Broker
 from isthmus.broker.log_topics import LogTopics
 from isthmus.broker.sys_topics import SysTopics
 from isthmus.connectors.client_ids import ClientIds
-from isthmus.connectors.connector import Connector
+from isthmus.connectors.connector import DEFAULT_QUEUE_BYTES, Connector
 from isthmus.errors import ConfigError
 from isthmus.net.listener import Listener, listen
 from isthmus.net.reactor import Reactor
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from isthmus.app.reload import Report
     from isthmus.app.settings import Settings
+    from isthmus.auth.sources import Sources
+    from isthmus.broker.entrance import Entrance
     from isthmus.delivery.endpoint import Endpoint
     from isthmus.net.poller import Poller
 
@@ -63,45 +66,58 @@ class App:
         self.settings = settings
         sources = load_files(settings)
         prepare_folder(settings.broker.data)
-        client_ids = ClientIds(settings.broker.data)
+        self.client_ids = ClientIds(settings.broker.data)
         self.reactor = Reactor(poller=poller)
-        levels = settings.broker.limits.topic_levels
-        self.doors = {realm: Access(found, levels, realm) for realm, found in sources.items()}
+        self.doors = {realm: self.new_door(realm, found) for realm, found in sources.items()}
         self.broker = Broker(settings.broker, self.reactor, self.doors[""])
         self.sys_topics = SysTopics(self.broker)
         self.log_topics = LogTopics(self.broker)
         self.legs = list(legs(settings.routes, settings.node))
-        self.connectors = {name: self._connector(name, client_ids) for name in settings.connectors}
+        self.connectors = {name: self.new_connector(name) for name in settings.connectors}
+        self.leaving: set[Connector] = set()
         self.endpoints: dict[str, Endpoint] = {LOCAL: self.broker, **self.connectors}
-        self.routes = {leg.name: self._route(leg) for leg in self.legs}
+        self.routes = {leg.name: self.new_route(leg) for leg in self.legs}
         self.tables = {
-            name: RouteTable(
-                endpoint, [route for route in self.routes.values() if route.source is endpoint]
-            )
+            name: RouteTable(endpoint, self.routes_from(endpoint))
             for name, endpoint in self.endpoints.items()
         }
         self.listeners: list[Listener] = []
-        for connector in self.connectors.values():
-            connector.notifications.local = self.broker
-        for leg in self.legs:
-            if leg.settings.loop_guard.memory and leg.target in self.connectors:
-                self.connectors[leg.target].remember_echoes()
+        self.entrances: list[Entrance] = []
+        self._reloading = asyncio.Lock()
+        self.remember_echoes()
 
-    def _connector(self, name: str, client_ids: ClientIds) -> Connector:
-        settings = self.settings.connectors[name]
-        queues = [leg.settings.queue.max_bytes for leg in self.legs if leg.target == name]
-        return Connector(
+    # -- parts, also for `reload` ----------------------------------------------------------------
+
+    def new_door(self, realm: str, sources: Sources) -> Access:
+        """Users and rights of one `auth`."""
+        return Access(sources, self.settings.broker.limits.topic_levels, realm)
+
+    def new_connector(self, name: str) -> Connector:
+        """A connector of the settings.
+
+        Raises:
+            ConfigError: its client ids cannot be written to the data folder.
+        """
+        connector = Connector(
             name,
-            settings,
+            self.settings.connectors[name],
             self.reactor,
-            client_ids,
+            self.client_ids,
             node=self.settings.node,
             hops=self.broker.hops,
             traffic=self.broker.traffic,
-            **({"queue_bytes": max(queues)} if queues else {}),
+            queue_bytes=self.queue_bytes(name),
         )
+        connector.notifications.local = self.broker
+        return connector
 
-    def _route(self, leg: Leg) -> Route:
+    def queue_bytes(self, connector: str) -> int:
+        """What may wait for a connector: the most that one of its routes allows."""
+        queues = [leg.settings.queue.max_bytes for leg in self.legs if leg.target == connector]
+        return max(queues, default=DEFAULT_QUEUE_BYTES)
+
+    def new_route(self, leg: Leg) -> Route:
+        """One direction of a route between the endpoints that there are."""
         return Route(
             leg,
             self.endpoints[leg.source],
@@ -112,34 +128,18 @@ class App:
             else None,
         )
 
-    async def start(self) -> None:
-        """Open the listeners, start the routes, connect the connectors.
+    def routes_from(self, endpoint: Endpoint) -> list[Route]:
+        """The routes from an endpoint, in order."""
+        return [route for route in self.routes.values() if route.source is endpoint]
 
-        Raises:
-            ConfigError: a listener cannot be opened; nothing stays open.
-        """
-        try:
-            for number, settings in enumerate(self.settings.listeners):
-                where = f"listeners[{number}]"
-                door = self.doors["" if settings.auth is None else where]
-                self.listeners.append(
-                    listen(
-                        self.reactor,
-                        settings,
-                        partial(
-                            self.broker.accept,
-                            entrance=settings.entrance(door, self.settings.broker, where),
-                        ),
-                        max_packet_size=self.settings.broker.max_packet_size,
-                    )
-                )
-        except ConfigError as error:
-            await self.close()
-            raise type(error)(*(f"{where}.{text}" for text in error.problems)) from error
-        for listener in self.listeners:
-            log.info("listening on %s", listener.where)
-        for table in self.tables.values():
-            table.start()
+    def remember_echoes(self) -> None:
+        """Have connectors look for echoes where a route asks for it."""
+        wanted = {leg.target for leg in self.legs if leg.settings.loop_guard.memory}
+        for name, connector in self.connectors.items():
+            connector.remember_echoes(name in wanted)
+
+    def watch_retained(self) -> None:
+        """Tell every connector which retained messages of the broker lead to it."""
         for connector in self.connectors.values():
             connector.retained_sync.watch(
                 (
@@ -152,6 +152,52 @@ class App:
                 self.broker,
                 self.broker.retained,
             )
+
+    def new_entrance(self, index: int) -> Entrance:
+        """What holds for the clients of a listener of the settings."""
+        settings = self.settings
+        door = self.doors[settings.realm(index)]
+        return settings.listeners[index].entrance(door, settings.broker, f"listeners[{index}]")
+
+    def open_listener(self, index: int, entrance: Entrance) -> Listener:
+        """Listen on an address of the settings; connections come in by `entrance`.
+
+        Raises:
+            ConfigError: the address or its certificate cannot be used.
+        """
+        settings = self.settings.listeners[index]
+        try:
+            return listen(
+                self.reactor,
+                settings,
+                partial(self.broker.accept, entrance=entrance),
+                max_packet_size=self.settings.broker.max_packet_size,
+            )
+        except ConfigError as error:
+            texts = (f"listeners[{index}].{text}" for text in error.problems)
+            raise type(error)(*texts) from error
+
+    # -- life ------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the listeners, start the routes, connect the connectors.
+
+        Raises:
+            ConfigError: a listener cannot be opened; nothing stays open.
+        """
+        try:
+            for index in range(len(self.settings.listeners)):
+                entrance = self.new_entrance(index)
+                self.listeners.append(self.open_listener(index, entrance))
+                self.entrances.append(entrance)
+        except ConfigError:
+            await self.close()
+            raise
+        for listener in self.listeners:
+            log.info("listening on %s", listener.where)
+        for table in self.tables.values():
+            table.start()
+        self.watch_retained()
         for connector in self.connectors.values():
             connector.start()
         self.sys_topics.start()
@@ -164,30 +210,38 @@ class App:
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
 
-    def reload_access(self) -> None:
-        """Read the files of users, rights and keys again, and hold live clients to them.
+    async def reload(self, settings: Settings) -> Report:
+        """Become what `settings` say, without disturbing what they leave alone; see `reload`.
 
-        The settings are those of the start. Who is no longer a user, or has another password, is
-        disconnected; all others have their new rights at once.
+        Where another reload is under way, this one comes after it.
 
         Raises:
-            ConfigError: a file cannot be used; nothing was changed.
+            ConfigError: the settings, or a file that they name, cannot be used; nothing changed.
         """
-        for realm, sources in load_files(self.settings).items():
-            self.doors[realm].replace(sources)
-        self.broker.rights_changed()
+        from isthmus.app.reload import Reload  # who never reloads need not pay for it
+
+        async with self._reloading:
+            sources = await asyncio.to_thread(load_files, settings)
+            return await Reload(self, settings, sources).run()
 
     async def stop(self) -> None:
-        """Stop taking messages, let what is on its way arrive, say goodbye, close."""
+        """Stop taking messages, let what is on its way arrive, say goodbye, close.
+
+        A reload that is under way comes to its end first.
+        """
+        async with self._reloading:
+            await self._stop()
+
+    async def _stop(self) -> None:
         for listener in self.listeners:
             listener.close()
         self.broker.pause()
         deadline = clock.monotonic() + DRAIN_S
         while clock.monotonic() < deadline and any(  # noqa: ASYNC110 - at the end, it may look
-            connector.settling for connector in self.connectors.values()
+            connector.settling for connector in self.all_connectors()
         ):
             await asyncio.sleep(DRAIN_STEP_S)
-        left = sum(connector.unsettled for connector in self.connectors.values())
+        left = sum(connector.unsettled for connector in self.all_connectors())
         if left:
             log.warning(
                 "%d message(s) were not acknowledged by their target; "
@@ -196,6 +250,10 @@ class App:
             )
         self._log_drops()
         await self.close()
+
+    def all_connectors(self) -> list[Connector]:
+        """The connectors, and those that are being removed."""
+        return [*self.connectors.values(), *self.leaving]
 
     def _log_drops(self) -> None:
         """Say at the end what was dropped, by place and reason."""
@@ -215,7 +273,7 @@ class App:
         # far side keeps for its session until the next start.
         self.tables[LOCAL].stop()
         self.broker.shutdown()
-        for connector in self.connectors.values():
+        for connector in self.all_connectors():
             await connector.stop()
         for listener in self.listeners:
             listener.close()

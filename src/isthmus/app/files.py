@@ -33,7 +33,7 @@ def load_files(settings: Settings) -> dict[str, Sources]:
     Raises:
         ConfigError: with one text for everything that is wrong.
     """
-    problems = list(_tls_problems(settings))
+    problems = [*_folder_problems(settings), *_tls_problems(settings)]
     found: dict[str, Sources] = {}
     for door in settings.doors:
         try:
@@ -60,6 +60,19 @@ def _secret_files(settings: Settings) -> Iterator[tuple[str, Path]]:
         key = None if tls is None else tls.key or tls.certificate
         if isinstance(key, Path) and tls is not None:
             yield f"{owner}.tls.{'key' if tls.key else 'certificate'}", key
+
+
+def _folder_problems(settings: Settings) -> Iterator[str]:
+    """Yield why the data folder cannot be made or written; nothing is made to find out."""
+    folder = settings.broker.data
+    if folder is None:
+        return
+    near = next(path for path in (folder, *folder.parents) if path.exists())
+    if not near.is_dir():
+        yield f"broker.data: '{folder}' cannot be made: '{near}' is no folder"
+    elif not os.access(near, os.W_OK | os.X_OK):
+        verb = "written to" if near == folder else f"made: '{near}' cannot be written to"
+        yield f"broker.data: '{folder}' cannot be {verb} by this user"
 
 
 def _tls_problems(settings: Settings) -> Iterator[str]:

@@ -10,12 +10,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from isthmus.app.app import App
+from isthmus.app.control import Control
+from isthmus.app.rereading import Rereading
 from isthmus.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from isthmus.app.configuration import Loaded
     from isthmus.app.settings import Settings
 
 log = logging.getLogger("isthmus.app")
@@ -42,12 +45,17 @@ def pid_file(path: Path | None) -> Iterator[None]:
 
 
 async def serve(
-    configurations: Sequence[Settings], *, ready: Callable[[], None] = lambda: None
+    configurations: Sequence[Settings],
+    *,
+    ready: Callable[[], None] = lambda: None,
+    read: Callable[[], Loaded] | None = None,
+    file: Path | None = None,
 ) -> None:
     """Run one application per configuration until SIGTERM or SIGINT, then drain and stop.
 
     They start in order and stop in the opposite one. `ready` is called when all of them run. A
-    second signal stops without waiting for messages.
+    second signal stops without waiting for messages. `read` reads the one configuration again, on
+    SIGHUP and for `isthmus reload`; `file` is where it stands.
 
     Raises:
         ConfigError: one of them cannot start; none is left running.
@@ -64,16 +72,27 @@ async def serve(
             loop.add_signal_handler(number, on_signal)
         except NotImplementedError:
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(on_signal))
+    if read is not None and hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it would end a process that is starting
     apps: list[App] = []
+    control: Control | None = None
     try:
         for settings in configurations:
             app = App(settings)
             await app.start()
             apps.append(app)
+        if read is not None:
+            rereading = Rereading(apps[0], read, file)
+            if hasattr(signal, "SIGHUP"):
+                loop.add_signal_handler(signal.SIGHUP, rereading.soon)
+            control = Control(rereading.answer)
+            await control.open(apps[0].settings.broker.data, file)
         ready()
         await stopping.wait()
         log.info("stopping")
     finally:
+        if control is not None:
+            await control.close()
         for app in reversed(apps):
             stop = asyncio.ensure_future(app.stop())
             hurried = asyncio.ensure_future(hurry.wait())

@@ -136,12 +136,24 @@ class Settings(SettingsModel):
     def doors(self) -> tuple[Door, ...]:
         """Who may come in where: first by the root's `auth`, then by those of listeners."""
         shared = {i: one for i, one in enumerate(self.listeners) if one.auth is None}
+        binds = [one.bind for one in self.listeners]
+        # The address, as users keep their sessions when a listener gets another place in the list.
+        # Only addresses without a port of their own stand there twice.
         own = (
-            Door(f"listeners[{index}]", ("listeners", index, "auth"), one.auth, {index: one})
+            Door(
+                one.bind if binds.count(one.bind) == 1 else f"{one.bind} {index}",
+                ("listeners", index, "auth"),
+                one.auth,
+                {index: one},
+            )
             for index, one in enumerate(self.listeners)
             if one.auth is not None
         )
         return (Door("", ("auth",), self.auth, shared), *own)
+
+    def realm(self, index: int) -> str:
+        """The realm of the users who come in by a listener."""
+        return next(door.realm for door in self.doors if index in door.listeners)
 
     @model_validator(mode="before")
     @classmethod

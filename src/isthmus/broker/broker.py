@@ -118,7 +118,7 @@ class Broker:
 
     def forget_plans(self) -> None:
         """Make every plan anew."""
-        self.exchange.plans.clear()
+        self.exchange.forget()
 
     def route(
         self,
@@ -302,12 +302,41 @@ class Broker:
             del self.shares[filter_]
             self.exchange.unsubscribe(split_shared(filter_)[1], group)
 
-    def rights_changed(self) -> None:
-        """Hold live clients to what `Access.replace` brought: end those who may not connect."""
+    def change(self, settings: BrokerSettings) -> None:
+        """Take other settings. What a client was told when it connected holds until it leaves."""
+        self.settings = settings
+        self.connack_properties = self._connack_properties()
+        limits, retained = settings.limits, self.retained
+        retained.maximum, retained.max_bytes = limits.retained_messages, limits.retained_bytes
+        retained.longest_s = settings.retain_expiry
+        for group in self.shares.values():
+            group.limits = limits
+        for session in self.sessions.values():
+            lane = session.lane
+            lane.max_inflight = settings.max_inflight
+            lane.max_queued = limits.queued_messages
+            lane.max_queued_bytes = limits.queued_bytes
+            lane.max_unsent_bytes = limits.unsent_bytes
+            lane.keeps_qos0 = settings.queue_qos0
+
+    def clients_of(self, entrance: Entrance) -> list[Client]:
+        """The connections that came in by `entrance`, with a session or without."""
+        named = (session.client for session in self.sessions.values())
+        clients = [*(client for client in named if client is not None), *self.unnamed]
+        return [client for client in clients if client.entrance is entrance]
+
+    def rights_changed(self) -> int:
+        """Hold live clients to what `Access.replace` brought: end those who may not connect.
+
+        Returns how many.
+        """
+        ended = 0
         for session in list(self.sessions.values()):
             if session.client is not None and not session.client.still_welcome():
                 session.client.close(ReasonCode.NOT_AUTHORIZED, "this login is no longer valid")
+                ended += 1
         self.forget_rights()
+        return ended
 
     def renew_principal(self, session: Session, principal: Principal) -> None:
         """The user of a session has logged in again, perhaps with other rights."""

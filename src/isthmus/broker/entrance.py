@@ -65,6 +65,13 @@ class Entrance:
         self.open = 0
         self.connected = 0
 
+    def change(self, other: Entrance) -> None:
+        """Take the limits of another entrance, for clients to come."""
+        self.max_qos = other.max_qos
+        self.max_connections = other.max_connections
+        self.versions = other.versions
+        self.name = other.name
+
     @property
     def crowded(self) -> bool:
         """Whether there is no time left to tell one more connection that it is refused."""

@@ -45,7 +45,7 @@ class ShareGroup(Settler):
         self.receipt: Receipt = open_receipt(self, PUBACK)
         self.receipt.ids = [b"\0\0"]
         self.drops = drops
-        self._limits = limits
+        self.limits = limits
         self._members: dict[Lane, tuple[Session, Subscription]] = {}
         self._turn = 0
 
@@ -93,7 +93,7 @@ class ShareGroup(Settler):
             own = _own_topic(session, subscription, topic)
             if not own:
                 if self._readable(topic):
-                    queue.put_back(item)
+                    queue.put_first(item)
                     return
                 self.drops.add("denied", topic)
                 continue
@@ -113,7 +113,7 @@ class ShareGroup(Settler):
         lifetime = message_expiry(properties) if properties else None
         expires = None if lifetime is None else clock.monotonic() + lifetime
         item = Queued(topic, 0x30 | flags, properties, payload, None, 0, expires)
-        limits = self._limits
+        limits = self.limits
         queue = self.queue
         if len(queue) >= limits.queued_messages or (
             queue and queue.size + item.size > limits.queued_bytes

@@ -28,7 +28,7 @@ def check(
     """  # noqa: D301
     from isthmus.app.explanation import explain
 
-    settings, notes = loaded(file)
+    settings, notes, _ = loaded(file)
     for line in explain(settings):
         typer.echo(line)
     for note in notes:
@@ -41,10 +41,8 @@ def loaded(file: str) -> Loaded:
     Raises:
         ConfigError: it cannot be used, with every problem.
     """
-    from isthmus.app.configuration import Loaded, read_configuration
+    from isthmus.app.configuration import read_configuration, read_text
     from isthmus.app.files import load_files
-    from isthmus.app.settings import Settings
-    from isthmus.config.loader import parse_text
     from isthmus.errors import ConfigError
 
     if file == "-":
@@ -52,10 +50,13 @@ def loaded(file: str) -> Loaded:
             text = sys.stdin.buffer.read().decode("utf-8-sig")
         except UnicodeDecodeError:
             raise ConfigError("<stdin>: is not UTF-8 text") from None
-        found = Loaded(parse_text(Settings, text, name="<stdin>"), [])
+        found = read_text(text, "<stdin>")
     else:
         found = read_configuration(Path(file))
-    load_files(found.settings)
+    try:
+        load_files(found.settings)
+    except ConfigError as error:
+        raise found.placed(error) from error
     return found
 
 

@@ -26,6 +26,7 @@ INTERRUPTED = 130
 
 COMMANDS = {
     "run": "run.run",
+    "reload": "reload.reload",
     "check": "check.check",
     "explain": "explain.explain",
     "pub": "pub.pub",

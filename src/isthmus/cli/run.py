@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,8 @@ import typer
 from isthmus.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from isthmus.app.configuration import Loaded
 
 log = logging.getLogger("isthmus.app")
@@ -61,23 +64,32 @@ def run(
     """Run the broker and the bridges of FILE.
 
     Without FILE it is a broker on 127.0.0.1:1883. SIGTERM and Ctrl-C let what is on its way arrive,
-    then it ends; a second one ends it at once.
+    then it ends; a second one ends it at once. SIGHUP and `isthmus reload` read FILE again.
 
     The options are those of mosquitto, so `mosquitto -c FILE -v` becomes `isthmus run -c FILE -v`.
 
     \b
     Exit status: 0 stopped; 1 an address cannot be listened on; 2 the configuration is wrong.
     """  # noqa: D301
-    from isthmus.app.event_loop import run_in_loop
-    from isthmus.app.process import pid_file, serve
-    from isthmus.log import configure
-
     if daemon:
         raise ConfigError("-d: Isthmus stays in the foreground; let systemd start it, or write '&'")
     if file is not None and mosquitto is not None:
         raise ConfigError(f"-c: there are two configurations, {file} and {mosquitto}")
-    settings, notes = _settings(file, mosquitto, ports or [], verbose=verbose, quiet=quiet)
-    if test_config:
+    read = partial(_settings, file, mosquitto, ports or [], verbose=verbose, quiet=quiet)
+    loaded = read()
+    try:
+        _run(loaded, read, file or mosquitto, only_test=test_config)
+    except ConfigError as error:
+        raise loaded.placed(error) from error
+
+
+def _run(loaded: Loaded, read: Callable[[], Loaded], file: Path | None, *, only_test: bool) -> None:
+    from isthmus.app.event_loop import run_in_loop
+    from isthmus.app.process import pid_file, serve
+    from isthmus.log import configure
+
+    settings, notes = loaded.settings, loaded.notes
+    if only_test:
         from isthmus.app.files import load_files
 
         load_files(settings)
@@ -91,7 +103,7 @@ def run(
     for note in notes:
         log.log(logging.WARNING if note.loud else logging.INFO, "%s", note)
     with pid_file(settings.pid_file):
-        run_in_loop(serve([settings]))
+        run_in_loop(serve([settings], read=read, file=file))
 
 
 def _settings(
@@ -108,12 +120,13 @@ def _settings(
         return load(mosquitto or file, ports=ports, verbose=verbose, quiet=quiet)
     if ports:
         raise ConfigError("-p: write the port into the file, as 'listeners: [{bind: ...}]'")
-    settings = Settings() if file is None else read_configuration(file).settings
+    loaded = Loaded(Settings(), []) if file is None else read_configuration(file)
+    settings = loaded.settings
     changes: dict[str, object] = {"level": "debug"} if verbose else {}
     if quiet:
         changes = {"to": (), "file": None}
     written = settings.log.model_copy(update=changes)
-    return Loaded(settings.model_copy(update={"log": written}), [])
+    return loaded._replace(settings=settings.model_copy(update={"log": written}))
 
 
 def demo() -> None:

@@ -48,9 +48,19 @@ def load(path: Path) -> Loaded:
     Raises:
         ConfigError: it cannot be read, is malformed, or has a key twice.
     """
-    document = _read(_text(path), _format(path), str(path))
+    return load_text(_text(path), str(path), format=_format(path))
+
+
+def load_text(
+    text: str,
+    name: str,
+    *,
+    format: Format = "yaml",  # noqa: A002 - what it is called everywhere else
+) -> Loaded:
+    """Return what a text says; see `load`. `name` stands for the file in errors."""
+    document = _read(text, format, name)
     if document.problems:
-        raise _config_error(document.problems, document, str(path), set())
+        raise _config_error(document.problems, document, name, set())
     return Loaded(document.data, document.positions)
 
 

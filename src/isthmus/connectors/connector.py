@@ -1,25 +1,33 @@
-"""A connector: the endpoint of one far MQTT service, a pool of clients of it."""
+"""A connector: the endpoint of one far MQTT service, a pool of clients of it.
+
+Over 600 lines, as a pool is one thing: its members, its lanes, its subscriptions and its settings
+change together.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 import zlib
 from typing import TYPE_CHECKING, Any
 
 from isthmus import clock
 from isthmus.connectors.failback import Failback
 from isthmus.connectors.identity import Identity, identities
+from isthmus.connectors.live_settings import kind_of_lane, needs_new_connections
 from isthmus.connectors.member import LASTING_REFUSALS, Member
+from isthmus.connectors.no_connection import NoConnectionOutlet
 from isthmus.connectors.notifications import Notifications
 from isthmus.connectors.queued_lane import QueuedLane, QueuedOutlet, TokenBucket
+from isthmus.connectors.regrouping import Regrouping
 from isthmus.connectors.retained_sync import RetainedSync
 from isthmus.connectors.subscriptions import Subscriptions
 from isthmus.delivery.echoes import Echoes, RememberingOutlet
 from isthmus.delivery.endpoint import HOPS, LoopGuard, Origin, Subscriber
 from isthmus.delivery.exchange import Exchange
 from isthmus.delivery.lane import Lane
-from isthmus.delivery.outlet import KEEP, LaneOutlet, Outlet, compose, flag_table
+from isthmus.delivery.outlet import KEEP, LaneOutlet, compose, flag_table
 from isthmus.delivery.plan import Plan
 from isthmus.metrics.drops import Drops
 from isthmus.metrics.traffic import Traffic
@@ -48,8 +56,7 @@ DEFAULT_QUEUE_BYTES = 256 << 20
 UNSENT_BYTES = 16 << 20
 """QoS 0 bytes that wait for a far side which does not read; more is dropped and counted."""
 
-NO_CONNECTION = 0x83
-"""What an MQTT 5 publisher is told whose message names a connection that is not here."""
+LOOK_S = 0.05
 
 
 class Connector:
@@ -85,8 +92,8 @@ class Connector:
         self.echoes: Echoes | None = None
         self.queue_bytes = queue_bytes
         self.unsent_bytes = unsent_bytes
-        fixed = bool(settings.client_id or settings.static_client_ids)
-        self.ids_stable = fixed or (client_ids.stable and settings.client_id is None)
+        self._ids_kept = client_ids.stable
+        self.ids_stable = self._ids_stable()
         self.drops = Drops(f"connector {name}", log)
         self.watcher: Watcher | None = None
         self.exchange = Exchange(name)
@@ -94,35 +101,46 @@ class Connector:
         self.notifications = Notifications(settings.notifications)
         self.retained_sync = RetainedSync(self, enabled=settings.send_retained)
         self._allowed_flags = KEEP  # what the far side allows
-        self._forget: list[Callable[[], None]] = []
+        self._forget: list[weakref.WeakMethod[Callable[[], None]]] = []
         self._update: asyncio.Handle | None = None
         self._status = ""
         self._stopping = False
-        self._bucket = (
-            None
-            if settings.rate_limit is None
-            else TokenBucket(settings.rate_limit, clock.monotonic())
-        )
+        self._bucket = _bucket(settings)
         self._options = _socket_options(settings)
-        found = identities(name, settings, client_ids, node)
+        self.identities = identities(name, settings, client_ids, node)
         self.members = [
-            Member(self, index, identity, self._lane()) for index, identity in enumerate(found)
+            Member(self, index, identity, self.new_lane())
+            for index, identity in enumerate(self.identities)
         ]
-        self._waiting_lane = None if found else self._lane()
-        self.subscriptions = Subscriptions(max(1, len(found)))
-        self._failback: Failback | None = None
-        if found and len(settings.addresses) > 1 and not settings.round_robin:
-            probe_id = settings.failback.client_id
-            if probe_id is None:
-                probe_id = (
-                    client_ids.client_id(name, settings.client_id_prefix, 0)
-                    if settings.client_id is None and not settings.static_client_ids
-                    else f"{found[0].client_id}-probe"
-                )
-            self._failback = Failback(self, found[0]._replace(client_id=probe_id))
+        self._waiting_lane: Lane | None = None
+        if not self.members:
+            self.lane_without_connection()
+        self._regrouping: Regrouping | None = None
+        self.subscriptions = Subscriptions(max(1, len(self.members)))
+        self._failback = self._new_failback(client_ids)
         self._names()
 
-    def _lane(self) -> Lane:
+    def _new_failback(self, client_ids: ClientIds) -> Failback | None:
+        settings, found = self.settings, self.identities
+        if not found or len(settings.addresses) < 2 or settings.round_robin:
+            return None
+        probe_id = settings.failback.client_id
+        if probe_id is None:
+            probe_id = (
+                client_ids.client_id(self.name, settings.client_id_prefix, 0)
+                if settings.client_id is None and not settings.static_client_ids
+                else f"{found[0].client_id}-probe"
+            )
+        return Failback(self, found[0]._replace(client_id=probe_id))
+
+    def lane_without_connection(self) -> Lane:
+        """Where messages wait while there are no members."""
+        if self._waiting_lane is None:
+            self._waiting_lane = self.new_lane()
+        return self._waiting_lane
+
+    def new_lane(self, *, plain: bool = False) -> Lane:
+        """A lane as the settings ask for; a `plain` one for messages that only wait."""
         settings = self.settings
         limits: dict[str, Any] = {
             "blocks": True,
@@ -132,7 +150,7 @@ class Connector:
             "max_unsent_bytes": self.unsent_bytes,
             "traffic": self.traffic,
         }
-        if self._bucket is None and settings.start != "lazy":
+        if plain or kind_of_lane(settings) is Lane:
             return Lane(self.drops, **limits)
         return QueuedLane(
             self.drops,
@@ -142,10 +160,13 @@ class Connector:
             **limits,
         )
 
-    def remember_echoes(self) -> None:
-        """Cancel what the far side sends back, for routes that ask for it; before `start`."""
-        if self.echoes is None:
-            self.echoes = Echoes(self.drops)
+    def remember_echoes(self, wanted: bool = True) -> None:
+        """Cancel what the far side sends back, where routes ask for it."""
+        if wanted != (self.echoes is not None):
+            self.echoes = Echoes(self.drops) if wanted else None
+            for member in self.members:
+                if member.client is not None:
+                    member.client.echoes = self.echoes
 
     def start(self) -> None:
         """Connect all members, at the same time."""
@@ -159,8 +180,8 @@ class Connector:
             self._failback.start()
         self.member_changed()
 
-    async def stop(self) -> None:
-        """Disconnect all members."""
+    async def stop(self, *, for_good: bool = False) -> None:
+        """Disconnect all members; `for_good` ends their sessions at the far side too."""
         self._stopping = True
         if self._update is not None:
             self._update.cancel()
@@ -168,8 +189,134 @@ class Connector:
         self.retained_sync.stop()
         if self._failback is not None:
             await self._failback.stop()
+        if self._regrouping is not None:
+            await self._regrouping.stop()
+            self._regrouping = None
         for member in self.members:
-            await member.stop()
+            await member.stop(for_good=for_good)
+
+    async def remove(self, longest_s: float) -> int:
+        """Let what is on its way arrive for so long, then stop for good.
+
+        Returns how many messages were dropped; whoever waited for their acknowledgement gets it, as
+        for a message that nobody has subscribed to.
+        """
+        deadline = clock.monotonic() + longest_s
+        while self.settling and clock.monotonic() < deadline:  # noqa: ASYNC110 - as at the end
+            await asyncio.sleep(LOOK_S)
+        await self.stop(for_good=True)
+        return sum(lane.abandon("connector_removed") for lane in self._lanes())
+
+    async def change(
+        self, settings: ConnectorSettings, client_ids: ClientIds, found: list[Identity]
+    ) -> None:
+        """Take other settings, and `found`, the identities that come of them.
+
+        Lanes keep what is in them. A connection is made anew if what it was opened with has
+        changed, or if it is down; see `live_settings`.
+
+        Raises:
+            ConfigError: never, if `found` was made with these settings.
+        """
+        before, self.settings = self.settings, settings
+        kept = {one.client_id: member for one, member in zip(self.identities, self.members)}  # noqa: B905
+        same = [one.client_id for one in self.identities] == [one.client_id for one in found]
+        self.identities = found
+        self._take_settings(before)
+        anew = needs_new_connections(before, settings)
+        fresh = [] if same else self._regroup(kept)
+        renewed = []
+        for member, identity in zip(self.members, found, strict=True):
+            # Where the far side gave the client id, it is the same one again.
+            identity = identity._replace(client_id=identity.client_id or member.client_id)
+            if member not in fresh and (
+                anew or identity != member.identity or member.state != "connected"
+            ):
+                renewed.append(member.renew(identity))
+        if self._failback is not None:
+            await self._failback.stop()
+        self._failback = self._new_failback(client_ids)
+        await asyncio.gather(*renewed)
+        for member in fresh:
+            member.start()
+        if self._failback is not None:
+            self._failback.start()
+        self.member_changed()
+
+    def resize(self, queue_bytes: int) -> None:
+        """Let so many bytes wait for each connection."""
+        self.queue_bytes = queue_bytes
+        for lane in self._lanes():
+            lane.max_queued_bytes = queue_bytes
+
+    def _take_settings(self, before: ConnectorSettings) -> None:
+        """Take what counts from now on without a new connection."""
+        settings = self.settings
+        self.ids_stable = self._ids_stable()
+        self.notifications.replace(settings.notifications)
+        self.retained_sync.enabled = settings.send_retained
+        self._options = _socket_options(settings)
+        self.origin.client_id = settings.local_client_id or ""
+        if before.rate_limit != settings.rate_limit:
+            self._bucket = _bucket(settings)
+        for lane in self._lanes():
+            lane.max_inflight = settings.max_inflight
+            lane.max_queued_bytes = self.queue_bytes
+            if isinstance(lane, QueuedLane) and kind_of_lane(settings) is QueuedLane:
+                lane.limit(self._bucket)
+        for member in self.members:
+            if member.client is not None:
+                member.client.settings_changed()
+        self.forget_plans()
+        self._forget_ways()
+
+    def _regroup(self, kept: dict[str, Member]) -> list[Member]:
+        """Make the members that `identities` name; returns those that are new."""
+        old = self.members
+        self.members = [
+            kept.get(identity.client_id) or Member(self, index, identity, self.new_lane())
+            for index, identity in enumerate(self.identities)
+        ]
+        places = [old.index(member) if member in old else None for member in self.members]
+        parting = self.subscriptions.regroup(places)
+        leaving = [member for member in old if member not in self.members]
+        for member, filters in zip(leaving, parting):  # noqa: B905
+            member.parting = filters
+        for index, member in enumerate(self.members):
+            member.index = index
+        if self._regrouping is None:
+            self._regrouping = Regrouping(self)
+        self._regrouping.begin(leaving)
+        waiting, self._waiting_lane = self._waiting_lane, None
+        if self.members and waiting is not None:
+            self.members[0].lane.inherit(waiting)
+            self.retained_sync.moved(waiting)
+        elif not self.members:
+            self._waiting_lane = waiting or self.new_lane()
+        self._names()
+        self._forget_ways()
+        self._update_soon()
+        return [member for member in self.members if member not in old]
+
+    def regrouped(self) -> None:
+        """Messages go straight to the members again."""
+        self._regrouping = None
+        self._forget_ways()
+
+    @property
+    def regrouping(self) -> bool:
+        """Whether messages wait for a change of the pool."""
+        return self._regrouping is not None
+
+    def renew_lane(self, member: Member) -> None:
+        """Give a member without a connection a lane of the kind that the settings ask for."""
+        old = member.lane
+        if type(old) is not kind_of_lane(self.settings):
+            member.lane = self.new_lane()
+            member.lane.keeps_qos0 = True
+            member.lane.replace(old)
+            self.retained_sync.moved(old)
+            self._forget_ways()
 
     async def dial(self, address: Address, identity: Identity) -> Link:
         """Open a network connection to `address`, with TLS where it asks for that.
@@ -205,11 +352,14 @@ class Connector:
 
     def when_ways_change(self, forget: Callable[[], None]) -> None:
         """Call `forget` when what `route` added to plans is no longer right; see `Endpoint`."""
-        self._forget.append(forget)
+        # A table that is no more must not be kept by this.
+        known = weakref.WeakMethod(forget, self._forget_dead)
+        if known not in self._forget:
+            self._forget.append(known)
 
     def forget_plans(self) -> None:
         """Make every plan anew."""
-        self.exchange.plans.clear()
+        self.exchange.forget()
 
     def route(
         self,
@@ -270,12 +420,17 @@ class Connector:
         return self.members[zlib.crc32(order_key) % len(self.members)]
 
     def _way(self, order_key: bytes, connection: bytes | None) -> Lane | None:
-        if self._waiting_lane is not None:
-            return self._waiting_lane
-        if connection is None:
-            return self._member_of(order_key).lane
-        found = self._by_client_id.get(connection)
-        return None if found is None else found.lane
+        member: Member | None = None
+        if self.members:
+            if connection is None:
+                member = self._member_of(order_key)
+            else:
+                member = self._by_client_id.get(connection)
+                if member is None:
+                    return None
+        if self._regrouping is not None:
+            return self._regrouping.lane_of(member)
+        return self.lane_without_connection() if member is None else member.lane
 
     # -- members call these ----------------------------------------------------------------------
 
@@ -284,6 +439,8 @@ class Connector:
 
         The far side's highest QoS and whether it retains lower what routes ask for.
         """
+        if member.leaving:
+            return
         peer = client.connection.peer
         allowed = flag_table(
             max_qos=peer.maximum_qos, retain=None if peer.retain_available else False
@@ -299,7 +456,7 @@ class Connector:
 
     def subscribe_refused(self, member: Member) -> None:
         """Ask again for what the far side refused."""
-        if member.client is not None and member.state == "connected":
+        if not member.leaving and member.client is not None and member.state == "connected":
             missing = self.subscriptions.missing(member.index, again=True, lasting=LASTING_REFUSALS)
             member.client.subscribe(missing)
 
@@ -310,6 +467,8 @@ class Connector:
 
     def granted(self, member: Member, answers: dict[bytes, tuple[int, int]]) -> None:
         """The far side answered SUBSCRIBE: filter -> (asked QoS, code)."""
+        if member.leaving:
+            return
         # One line for all filters of a packet that have the same answer.
         alike: dict[tuple[int, int], list[bytes]] = {}
         for filter_, (qos, code) in answers.items():
@@ -334,7 +493,7 @@ class Connector:
         if self.watcher is not None:
             self.watcher.granted({filter_: code for filter_, (_, code) in answers.items()})
         share = self.subscriptions.share(member.index)
-        if any(filter_ not in share for filter_ in answers):
+        if self.subscriptions.moving or any(filter_ not in share for filter_ in answers):
             self._update_soon()
 
     def member_changed(self) -> None:
@@ -411,10 +570,7 @@ class Connector:
     @property
     def unsettled(self) -> int:
         """QoS 1 and 2 messages that the far side has not acknowledged."""
-        lanes = [member.lane for member in self.members]
-        if self._waiting_lane is not None:
-            lanes.append(self._waiting_lane)
-        return sum(lane.queued + lane.inflight for lane in lanes)
+        return sum(lane.queued + lane.inflight for lane in self._lanes())
 
     @property
     def settling(self) -> bool:
@@ -422,7 +578,13 @@ class Connector:
         return any(
             member.state == "connected" and (member.lane.queued or member.lane.inflight)
             for member in self.members
-        )
+        ) or (self._regrouping is not None and self._regrouping.settling)
+
+    def _lanes(self) -> list[Lane]:
+        lanes = [member.lane for member in self.members]
+        if self._waiting_lane is not None:
+            lanes.append(self._waiting_lane)
+        return lanes if self._regrouping is None else lanes + self._regrouping.lanes
 
     # -- inside ----------------------------------------------------------------------------------
 
@@ -430,8 +592,18 @@ class Connector:
         self._by_client_id = {member.client_id.encode(): member for member in self.members}
 
     def _forget_ways(self) -> None:
-        for forget in self._forget:
-            forget()
+        for known in list(self._forget):
+            forget = known()
+            if forget is not None:
+                forget()
+
+    def _forget_dead(self, dead: weakref.WeakMethod[Callable[[], None]]) -> None:
+        self._forget.remove(dead)
+
+    def _ids_stable(self) -> bool:
+        settings = self.settings
+        fixed = bool(settings.client_id or settings.static_client_ids)
+        return fixed or (self._ids_kept and settings.client_id is None)
 
     def _update_soon(self) -> None:
         """Tell the far side what changed, once for all changes of this turn."""
@@ -440,6 +612,7 @@ class Connector:
 
     def _update_all(self) -> None:
         self._update = None
+        self.subscriptions.moving = False
         for member in self.members:
             if member.client is not None and member.state == "connected":
                 self._synchronise(member, member.client, again=False)
@@ -453,22 +626,9 @@ class Connector:
         client.unsubscribe(self.subscriptions.surplus(member.index))
 
 
-class NoConnectionOutlet(Outlet):
-    """Where messages go whose route names a connection that is not here: nowhere, counted."""
-
-    __slots__ = ("_connection", "_drops")
-
-    def __init__(self, drops: Drops, connection: bytes, *, echo_key: object) -> None:
-        super().__init__(echo_key)
-        self._drops = drops
-        self._connection = connection
-
-    def send(self, flags: int, properties: bytes, payload: bytes, receipt: Receipt | None) -> None:
-        """Count the message, and refuse it; see `Outlet.send`."""
-        del flags, properties, payload
-        self._drops.add("no_such_connection", self._connection)
-        if receipt is not None:
-            receipt.refuse(len(receipt.ids) - 1, NO_CONNECTION)
+def _bucket(settings: ConnectorSettings) -> TokenBucket | None:
+    rate = settings.rate_limit
+    return None if rate is None else TokenBucket(rate, clock.monotonic())
 
 
 def _socket_options(settings: ConnectorSettings) -> SocketOptions:

@@ -291,6 +291,15 @@ class FarClient(Source):
 
     # -- keep alive and end ----------------------------------------------------------------------
 
+    def settings_changed(self) -> None:
+        """Take from the connector what it may change while this connection is open."""
+        self.echoes = self._member.connector.echoes
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+            self._answer_timer = None
+        if not self.closed and self.opened.done():
+            self._watch_answers()
+
     def _watch_answers(self) -> None:
         timeout_s = self._member.connector.settings.ack_timeout
         if timeout_s is not None:
@@ -348,16 +357,25 @@ class FarClient(Source):
         self.connection.answer(error)
         self.leave(str(error))
 
-    def disconnect(self, reason: str = "stopped", *, back: bool = False) -> None:
-        """Say goodbye and close; `back` says that this client will come back to its session."""
+    def disconnect(
+        self, reason: str = "stopped", *, back: bool = False, for_good: bool = False
+    ) -> None:
+        """Say goodbye and close.
+
+        `back` says that this client will come back to its session, `for_good` that nobody will.
+        """
         if self.closed:
             return
         if self.opened.done() and not self.opened.exception():
             self._member.goodbye(self)
             properties: Properties = {}
-            if self.v5 and not back and not self._member.connector.ids_stable:
+            stable = self._member.connector.ids_stable
+            if self.v5 and (for_good or (not back and not stable)):
                 # Nobody will come back for this session.
                 properties[PropertyId.SESSION_EXPIRY_INTERVAL] = 0
+            if for_good and not self.v5:
+                # It cannot end the session, but the far side need not fill it.
+                self.unsubscribe(self._member.parting)
             self._send(Disconnect(0, properties))
         self.leave(reason)
 

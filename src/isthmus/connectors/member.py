@@ -46,6 +46,19 @@ LASTING_REFUSALS = frozenset({0x8F, 0x9E, 0xA1, 0xA2})
 
 RETURNING = "going back to the first address"
 IDLE = "nothing to do"
+RENEWED = "its settings have changed"
+STOPPED = "stopped"
+
+SETTLE_S = 2.0
+"""How long a connection that is made anew waits for the acknowledgements of what is in flight.
+
+What has none by then is sent again, and may arrive twice.
+"""
+
+SETTLE_STEP_S = 0.01
+
+ELSEWHERE = -1
+"""The place of a connection to an address that the settings no longer name."""
 
 
 class Member:
@@ -54,7 +67,9 @@ class Member:
     `state` is one of "connecting", "connected", "waiting" (for the next try), "refused" (by the far
     side; tried again), "idle" (a lazy one with nothing to do), "stopped"; `reason` says why,
     `since` is the wall time of the last change. `place` is the index of the address in use.
-    `received_qos2` are the incoming QoS 2 messages of the session at each address.
+    `received_qos2` are the incoming QoS 2 messages of the session at each address. One that is
+    `leaving` belongs to the pool no more: it gives up what it has, `parting` is what it was
+    subscribed to, and it connects no more.
     """
 
     def __init__(self, connector: Connector, index: int, identity: Identity, lane: Lane) -> None:
@@ -72,12 +87,12 @@ class Member:
         self.dialect: Dialect | None = None
         self.place = 0
         self.retain_handling = 1
-        settings = connector.settings
-        self.addresses = settings.addresses
-        self._choices = [DialectChoice(settings) for _ in self.addresses]
-        self._will_choices = [WillChoice() for _ in self.addresses]
-        self._tried = 0
+        self.leaving = False
+        self.parting: list[bytes] = []
         self._last_place: int | None = None
+        self.addresses: tuple[Address, ...] = ()
+        self._take_addresses()
+        self._tried = 0
         self._opened_at = 0.0
         self._task: asyncio.Task[None] | None = None
         self._fresh = True
@@ -124,6 +139,18 @@ class Member:
         will = connector.notifications.will(self.client_id)
         return configured_will(connector.settings.will) if will is None else will
 
+    def _take_addresses(self) -> None:
+        """Take the addresses of the settings, and what was learned about them anew."""
+        settings = self.connector.settings
+        if self.addresses != settings.addresses:
+            self.addresses = settings.addresses
+            self.received_qos2 = {}
+            if self._last_place is not None:
+                self._last_place = ELSEWHERE
+        self._choices = [DialectChoice(settings) for _ in self.addresses]
+        self._will_choices = [WillChoice() for _ in self.addresses]
+        self.place = 0
+
     def start(self) -> None:
         """Connect, and stay connected."""
         self.connector.notifications.down(self.client_id)
@@ -131,17 +158,39 @@ class Member:
             self._run(), name=f"connector {self.connector.name}:{self.number}"
         )
 
-    async def stop(self) -> None:
-        """Disconnect and stay so."""
+    async def stop(self, *, for_good: bool = False) -> None:
+        """Disconnect and stay so; `for_good` ends the session at the far side too."""
+        await self._end(STOPPED, for_good=for_good)
+        self._set_state("stopped", "")
+
+    async def _end(self, reason: str, *, back: bool = False, for_good: bool = False) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
         if self.client is not None:
-            self.client.disconnect()
+            self.client.disconnect(reason, back=back, for_good=for_good)
             self.client = None
             self._left()
-        self._set_state("stopped", "")
+
+    async def renew(self, identity: Identity) -> None:
+        """Connect anew, as `identity` and with the settings that there are now.
+
+        First what is in flight settles, so that nothing arrives twice. What comes meanwhile waits,
+        with QoS 0 too.
+        """
+        lane = self.lane
+        lane.keeps_qos0 = True
+        lane.rest()
+        deadline = clock.monotonic() + SETTLE_S
+        while self.state == "connected" and lane.inflight and clock.monotonic() < deadline:  # noqa: ASYNC110 - no message pays for being watched
+            await asyncio.sleep(SETTLE_STEP_S)
+        await self._end(RENEWED, back=True)
+        self.identity = identity
+        self._take_addresses()
+        self._set_state("connecting", RENEWED)
+        self.connector.renew_lane(self)
+        self.start()
 
     def return_to_first(self) -> None:
         """Leave a backup for the first address; its session stays there, with what it holds."""
@@ -154,7 +203,9 @@ class Member:
         settings = self.connector.settings
         backoff = Backoff(settings.reconnect.min, settings.reconnect.max)
         failures = 0
-        while True:
+        while not self.leaving:
+            settings = self.connector.settings
+            backoff.min_s, backoff.max_s = settings.reconnect.min, settings.reconnect.max
             if settings.start == "lazy":
                 await self._something_to_do()
             wait = True
@@ -177,6 +228,7 @@ class Member:
             else:
                 reason = await self._end_of(client)
                 self._left()
+                settings = self.connector.settings
                 if clock.monotonic() - self._opened_at >= STABLE_AFTER_S:
                     backoff.reset()
                     failures = 0
@@ -185,12 +237,7 @@ class Member:
                         self.place = 0
                 else:
                     self._next_address()
-                if reason in (RETURNING, IDLE):
-                    self.place = 0 if reason == RETURNING else self.place
-                    wait = False
-                    self._set_state("idle" if reason == IDLE else "connecting", reason)
-                else:
-                    self._set_state("waiting", f"connection lost: {reason}")
+                wait = self._lost(reason)
                 if self.connector.watcher is not None:
                     self.connector.watcher.lost(self, reason)
                 if settings.start == "once":
@@ -225,19 +272,19 @@ class Member:
 
     async def _end_of(self, client: FarClient) -> str:
         """Wait for the end of a connection; a lazy one is ended when nothing passes any more."""
-        settings = self.connector.settings
-        if settings.start != "lazy":
+        if self.connector.settings.start != "lazy":
             return await asyncio.shield(client.ended)
         lane = self.lane
         passed, since = -1, 0.0
         while not client.ended.done():
+            lazy = self.connector.settings.lazy
             now = clock.monotonic()
             if lane.sent + client.received != passed or self._unsettled(client):
                 passed, since = lane.sent + client.received, now
-            elif now - since >= settings.lazy.idle_timeout:
+            elif now - since >= lazy.idle_timeout:
                 client.disconnect(IDLE, back=True)
                 break
-            await asyncio.wait({client.ended}, timeout=settings.lazy.idle_timeout / 4)
+            await asyncio.wait({client.ended}, timeout=lazy.idle_timeout / 4)
         return client.ended.result()
 
     def _unsettled(self, client: FarClient) -> bool:
@@ -326,6 +373,7 @@ class Member:
             session_present=present,
             receive_maximum=peer.receive_maximum - noticed,
         )
+        self.lane.keeps_qos0 = self.connector.settings.start == "lazy"
         self._set_state("connected", "")
         self.connector.retained_sync.session(self, new=moved or not present)
         if self.connector.watcher is not None:
@@ -359,9 +407,20 @@ class Member:
             self._choices[self._last_place].worked(self.dialect)
         self.connector.notifications.down(self.client_id)
 
+    def _lost(self, reason: str) -> bool:
+        """Say that a connection has ended; whether to wait before the next one."""
+        if reason not in (RETURNING, IDLE):
+            self._set_state("waiting", f"connection lost: {reason}")
+            return True
+        if reason == RETURNING:
+            self.place = 0
+        self._set_state("idle" if reason == IDLE else "connecting", reason)
+        return False
+
     def _failed(self, error: ConnectError) -> bool:
         """Learn from a failed attempt; whether the same address is to be tried in another way."""
         dialect, place = self.dialect, self.place
+        self.lane.keeps_qos0 = self.connector.settings.start == "lazy"
         another_way = False
         if error.step == "connack" and dialect is not None:
             another_way = self._choices[place].failed(error)

@@ -27,6 +27,10 @@ class Notifications:
         self._settings = settings
         self.local: Endpoint | None = None
 
+    def replace(self, settings: NotificationSettings) -> None:
+        """Take other settings."""
+        self._settings = settings
+
     @property
     def far(self) -> bool:
         """Whether the far side is told as well."""

@@ -101,6 +101,20 @@ class QueuedLane(Lane):
         if self.bucket is not None and self._timer is None and self.link is not None:
             self.pump()
 
+    def inherit(self, other: Lane, *, inflight: bool = True) -> int:
+        """Take over what waits elsewhere; see `Lane.inherit`."""
+        count = super().inherit(other, inflight=inflight)
+        if count and self.on_waiting is not None:
+            self.on_waiting()
+        return count
+
+    def limit(self, bucket: TokenBucket | None) -> None:
+        """Keep to another rate, or to none."""
+        self.bucket = bucket
+        self._set_room()
+        if self.link is not None:
+            self.pump()
+
     def pump(self) -> None:
         """Send from the queue while window and rate have room; see `Lane.pump`."""
         super().pump()  # with a rate the room is 0: this sends again what is in flight, no more

@@ -63,11 +63,14 @@ class Routes(Protocol):
 
 
 class RetainedSync:
-    """Keeps the retained messages at the far side of one connector what they are in `local`."""
+    """Keeps the retained messages at the far side of one connector what they are in `local`.
+
+    `enabled` counts from the next `watch`.
+    """
 
     def __init__(self, connector: Connector, *, enabled: bool) -> None:
         self._connector = connector
-        self._enabled = enabled
+        self.enabled = enabled
         self._store: RetainedStore | None = None
         self._filters: tuple[bytes, ...] = ()
         self._watch: _Watch | None = None
@@ -80,17 +83,25 @@ class RetainedSync:
     ) -> None:
         """`routes` lead from `local` to this connector, with what matches `filters`.
 
-        `store` are the retained messages of `local`. What was watched before is watched no more.
+        `store` are the retained messages of `local`. What was watched before is watched no more;
+        where a session is open already, what is retained for new filters is sent now.
         """
-        wanted = tuple(dict.fromkeys(filters)) if self._enabled else ()
+        wanted = tuple(dict.fromkeys(filters)) if self.enabled else ()
+        if wanted == self._filters and self._watch is not None and self._store is store:
+            return
         if self._watch is not None:
             for filter_ in self._filters:
                 local.unsubscribe(filter_, self._watch)
+        new = () if self._store is None else tuple(set(wanted) - set(self._filters))
         self._store = store
         self._filters = wanted
         self._watch = _Watch(self, self._connector, routes)
         for filter_ in wanted:
             local.subscribe(filter_, self._watch, 0)
+        for lane, due in self._due.items() if new else ():
+            for filter_ in new:
+                due.update(dict.fromkeys(store.topics(filter_)))
+            self._send_soon(lane)
 
     def session(self, member: Member, *, new: bool) -> None:
         """`member` is connected; with a `new` session everything is sent, else what was missed."""
@@ -112,6 +123,13 @@ class RetainedSync:
         else:
             self._connector.drops.add("retained_change", topic)
 
+    def moved(self, gone: Lane) -> None:
+        """`gone` is a lane no more: what was due on it is due where its topics go now."""
+        topics = self._due.pop(gone, {})
+        for member in self._connector.members if topics else ():
+            self._due.setdefault(member.lane, {}).update(topics)
+            self._send_soon(member.lane)
+
     def stop(self) -> None:
         """Send nothing more."""
         self._due.clear()
@@ -130,7 +148,7 @@ class RetainedSync:
         due = self._due.get(lane)
         if not due or lane.link is None:
             return
-        if lane.queued >= MOST_WAITING or lane.full:
+        if lane.queued >= MOST_WAITING or lane.full or self._connector.regrouping:
             if self._timer is None or not self._timer.active:
                 at = clock.monotonic() + PAUSE_S
                 self._timer = self._connector.reactor.wheel.at(at, self._go_on)
@@ -142,7 +160,7 @@ class RetainedSync:
             self._send_soon(lane)
 
     def _go_on(self) -> None:
-        for lane in self._due:
+        for lane in list(self._due):
             self._send_soon(lane)
 
     def _send(self, lane: Lane, topic: bytes) -> None:
@@ -209,8 +227,9 @@ class ChangeOutlet(Outlet):
         """Note the topic if a way of it has no connection and queues no QoS 0."""
         del properties, payload, receipt
         for way in self._ways:
-            if way.lane.link is None and way.first[self._flags[flags]] < 0x32:
-                self._sync.missed(way.lane, self._topic)
+            lane = way.lane
+            if lane.link is None and way.first[self._flags[flags]] < 0x32 and not lane.keeps_qos0:
+                self._sync.missed(lane, self._topic)
 
     def with_flags(self, table: tuple[int, ...]) -> ChangeOutlet:
         """The same for messages whose flags are first mapped by `table`."""

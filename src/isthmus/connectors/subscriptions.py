@@ -21,10 +21,11 @@ class Subscriptions:
     """Filters that subscribers asked for, and what the far service answered to each member.
 
     Members of the pool are counted from 0. An answer is the code of a SUBACK: the granted QoS, or
-    0x80 and above for a refusal.
+    0x80 and above for a refusal. `moving` says that members still have filters that others shall
+    have: look again for `surplus` after each answer.
     """
 
-    __slots__ = ("_answers", "_asked", "_cover", "_owners", "_shares")
+    __slots__ = ("_answers", "_asked", "_cover", "_owners", "_shares", "moving")
 
     def __init__(self, members: int = 1) -> None:
         self._asked: dict[bytes, dict[object, int]] = {}
@@ -33,6 +34,7 @@ class Subscriptions:
         self._shares: list[dict[bytes, int]] = []
         # For each member, filter -> (asked QoS, code).
         self._answers: list[dict[bytes, tuple[int, int]]] = [{} for _ in range(members)]
+        self.moving = False
 
     def add(self, filter_: bytes, subscriber: object, qos: int) -> None:
         """`subscriber` wants `filter_` with at most `qos`."""
@@ -87,8 +89,37 @@ class Subscriptions:
         """What the service sends to `member` and nobody wants from it any more; it is forgotten."""
         answers = self._answers[member]
         share = self.share(member)
-        gone = [filter_ for filter_ in answers if filter_ not in share]
+        gone = []
+        for filter_ in answers:
+            if filter_ in share:
+                continue
+            if self._on_the_way(filter_):
+                self.moving = True
+            else:
+                gone.append(filter_)
         return [filter_ for filter_ in gone if answers.pop(filter_)[1] < 0x80]
+
+    def _on_the_way(self, filter_: bytes) -> bool:
+        """Whether the member that shall have a filter now has no answer yet.
+
+        The one that had it before keeps it so long, so that no message is missed.
+        """
+        owner = self._owners.get(filter_)
+        return owner is not None and filter_ not in self._answers[owner]
+
+    def regroup(self, members: list[int | None]) -> list[list[bytes]]:
+        """The members are others now: for each, which one it was before, or None.
+
+        Returns what the service has granted to those that are gone, one list for each of them.
+        """
+        before = self._answers
+        self._answers = [{} if old is None else before[old] for old in members] or [{}]
+        self._cover = None
+        return [
+            [filter_ for filter_, (_, code) in answers.items() if code < 0x80]
+            for old, answers in enumerate(before)
+            if old not in members
+        ]
 
     def answered(self, member: int, filter_: bytes, qos: int, code: int) -> bool:
         """The service answered `code` where `qos` was asked for; whether that says anything new."""

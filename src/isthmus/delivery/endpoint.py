@@ -86,7 +86,10 @@ class Endpoint(Protocol):
     """Messages end here: what `route` adds depends on nothing else, and may be used again."""
 
     def when_ways_change(self, forget: Callable[[], None]) -> None:
-        """Call `forget` when what `route` added before is no longer right."""
+        """Call `forget`, a method, when what `route` added before is no longer right.
+
+        Asking twice is asking once, and it keeps nobody alive.
+        """
 
     def forget_plans(self) -> None:
         """Make every plan anew."""

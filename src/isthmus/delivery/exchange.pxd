@@ -6,6 +6,7 @@ from isthmus.delivery.plan cimport Plan, PlanCache
 cdef class Exchange:
     cdef public object name
     cdef public PlanCache plans
+    cdef public object _matching
     cdef public object _tree
 
     @cython.locals(plan=Plan)

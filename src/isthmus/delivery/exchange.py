@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from isthmus.delivery.endpoint import Origin, Subscriber
 from isthmus.delivery.outlet import KEEP
 from isthmus.delivery.plan import Plan, PlanCache
 from isthmus.mqtt.topic_tree import TopicTree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 log = logging.getLogger("isthmus.delivery")
 
@@ -30,6 +33,19 @@ A circle that changes the topic each time has no other end.
 """
 
 
+class Matching:
+    """What topics match at an exchange, for plans to look whether they are still right.
+
+    `match` is that of the tree, until the exchange forgets all its plans: those that sources still
+    hold must not come to life again then, whatever they match.
+    """
+
+    __slots__ = ("match",)
+
+    def __init__(self, match: Callable[[bytes], list[Any] | None]) -> None:
+        self.match = match
+
+
 class Exchange:
     """Who subscribed to what, and the plan of each topic that was published.
 
@@ -37,12 +53,13 @@ class Exchange:
     adds what depends on the publisher.
     """
 
-    __slots__ = ("_tree", "name", "plans")
+    __slots__ = ("_matching", "_tree", "name", "plans")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.plans = PlanCache()
         self._tree: TopicTree[tuple[Subscriber, Any]] = TopicTree()
+        self._matching = Matching(self._tree.match)
 
     def __len__(self) -> int:
         return len(self._tree)
@@ -57,6 +74,12 @@ class Exchange:
         """Remove one subscription, if it is there."""
         self._tree.remove(filter_, subscriber)
         self.plans.invalidate(filter_)
+
+    def forget(self) -> None:
+        """Make every plan anew: something has changed that subscriptions do not tell."""
+        self.plans.clear()
+        self._matching.match = _nothing
+        self._matching = Matching(self._tree.match)
 
     def plan(self, topic: bytes) -> Plan:
         """The plan of `topic` for a publisher without particulars."""
@@ -121,13 +144,18 @@ class Exchange:
     def resolve(self, topic: bytes, plan: Plan) -> None:
         """Ask every subscriber of `topic` once."""
         plan.topic = topic
-        plan.tree = self._tree
+        plan.tree = self._matching
         plan.matched = self._tree.match(topic)
         by_subscriber: dict[Subscriber, list[Any]] = {}
         for subscriber, options in plan.matched:
             by_subscriber.setdefault(subscriber, []).append(options)
         for subscriber, found in by_subscriber.items():
             subscriber.resolve(topic, found, plan, None)
+
+
+def _nothing(topic: bytes) -> None:
+    """What a topic matches at an exchange that has forgotten."""
+    del topic
 
 
 def _add(plan: Plan, inner: Plan, topic: bytes, origin: Origin, flags: tuple[int, ...]) -> None:

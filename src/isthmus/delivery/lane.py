@@ -31,7 +31,7 @@ from isthmus.delivery.publication import (
     pack,
     unpack,
 )
-from isthmus.delivery.queue import Queue, Queued, expiry, from_packet
+from isthmus.delivery.queue import NEVER_SENT, Queue, Queued, expiry, from_packet
 from isthmus.errors import ProtocolViolation
 from isthmus.metrics.traffic import Traffic
 from isthmus.mqtt.inflight import Window
@@ -63,8 +63,9 @@ class Supplier(Protocol):
         """The connection of `lane` has ended."""
 
 
-Entry = tuple[bytes, "Receipt | None", int]
-"""A message in flight: the encoded PUBLISH, the receipt that waits for it, its index there."""
+Entry = tuple[bytes, "Receipt | None", int, int]
+"""A message in flight: the encoded PUBLISH, the receipt that waits for it, its index there, and how
+many were sent before it, the first time."""
 
 
 class Lane:
@@ -235,6 +236,62 @@ class Lane:
         self.waiting = False
         self.full = False
 
+    # -- changes of what lanes there are ---------------------------------------------------------
+
+    def rest(self) -> None:
+        """Send no new message before the next connection, so that what is in flight can settle."""
+        self.window.limit = 0
+        self._set_room()
+
+    def inherit(self, other: Lane, *, inflight: bool = True) -> int:
+        """Take over what waits in `other`, in order, behind what waits here; returns how many.
+
+        With `inflight` also what was sent there, as new publications; `other` must then be without
+        a connection, for good. Holds on receipts go along.
+        """
+        queue = other._hand_out(inflight=inflight)
+        count = len(queue)
+        if count:
+            mine = self._open_queue()
+            while queue:
+                mine.append(queue.popleft())
+            self.full = self.full or mine.size > self.max_queued_bytes
+        if self.link is not None:
+            self.pump()
+        return count
+
+    def replace(self, other: Lane) -> None:
+        """Carry on for `other`, a lane of another kind without a connection: its window too."""
+        self.window = other.window
+        self.entries = self.window.entries
+        self.v5 = other.v5
+        self.inherited = other.inherited
+        self._attached = other._attached
+        self._left_at = other._left_at
+        self.inherit(other, inflight=False)
+
+    def abandon(self, reason: str) -> int:
+        """Drop and count all that waits or is in flight, and release it; returns how many.
+
+        For a target that is there no more. Without a connection.
+        """
+        queue = self._hand_out(inflight=True)
+        count = len(queue)
+        while queue:
+            item = queue.popleft()
+            self.drops.add(reason, item.topic[2:])
+            if item.receipt is not None:
+                item.receipt.release()
+        return count
+
+    def _hand_out(self, *, inflight: bool) -> Queue:
+        if inflight:
+            self._requeue(self.v5)
+        queue, self._queue = self._queue, None
+        self.waiting = self._resend is not None
+        self.full = False
+        return Queue() if queue is None else queue
+
     def statistics(self) -> dict[str, int]:
         """Counters and gauges, by name."""
         return {
@@ -343,17 +400,17 @@ class Lane:
         For a lane without a connection: others get them. QoS 2 stays, as its exchange has begun.
         """
         found = []
-        for packet_id, (packet, owner, _) in list(self.entries.items()):
+        for packet_id, (packet, owner, _, _) in list(self.entries.items()):
             if owner is receipt and not packet[0] & 4:
                 del self.entries[packet_id]
                 receipt.release()
-                found.append(from_packet(packet, None, 0, v5=self.v5))
+                found.append(from_packet(packet, None, 0, NEVER_SENT, v5=self.v5))
         return found
 
     def _send(self, item: Queued) -> None:
         link = self.link
         assert link is not None
-        topic, first, properties, payload, receipt, index, expires = item
+        topic, first, properties, payload, receipt, index, expires, order = item
         if expires is not None:
             left = expires - clock.monotonic()
             if left <= 0:
@@ -375,7 +432,8 @@ class Lane:
                 receipt.release()
             return
         if qos:
-            self.entries[packet_id] = (packet, receipt, index)
+            order = self.sent if order == NEVER_SENT else order
+            self.entries[packet_id] = (packet, receipt, index, order)
         elif receipt is not None:
             receipt.release()
         if self.aliases is not None:
@@ -405,9 +463,9 @@ class Lane:
         for packet_id in self.window.releasing:
             link.write(PUBREL + packet_id)
         away_s = self._away_s()
-        for packet_id, (packet, receipt, index) in self.entries.items():
+        for packet_id, (packet, receipt, index, order) in self.entries.items():
             packet = again(packet, was_v5=was_v5, v5=self.v5, away_s=away_s)
-            self.entries[packet_id] = (packet, receipt, index)
+            self.entries[packet_id] = (packet, receipt, index, order)
         if self.entries:
             self._resend = deque(self.entries)
             self.waiting = True
@@ -427,7 +485,7 @@ class Lane:
             entry = self.entries.get(packet_id)
             if entry is None:
                 continue
-            packet, receipt, index = entry
+            packet, receipt, index, _ = entry
             if len(packet) > self.max_packet:
                 del self.entries[packet_id]
                 self.too_large(packet_id, unpack(packet, v5=self.v5)[1], receipt, index)
@@ -547,15 +605,15 @@ class Lane:
         entry = self.entries.get(wire_id)
         if entry is None:
             return
-        packet, receipt, index = entry
+        packet, receipt, index, _ = entry
         if packet[0] >> 1 & 3 != qos:
             raise ProtocolViolation("an acknowledgement for a message of another QoS", 0x82)
         del self.entries[wire_id]
         if code in RETRY_CODES and self.blocks:
-            self._push_front(packet, receipt, index, self.v5)
+            self._put_back(entry)
             self._retry_later()
         elif code == 0x91 and self.blocks:
-            self._push_front(packet, receipt, index, self.v5)
+            self._put_back(entry)
             if self._id_was_taken:
                 self._retry_later()
             self._id_was_taken = True
@@ -587,21 +645,16 @@ class Lane:
         if self.link is not None and self._retry_timer is None:
             self.room = self.window.limit - len(self.window.releasing)
 
-    def _push_front(
-        self,
-        packet: bytes,
-        receipt: Receipt | None,
-        index: int,
-        v5: bool,
-        aged_s: float = 0.0,
-    ) -> None:
-        """Put a publication that was sent back in front of the queue, as a new one."""
-        self._open_queue().put_back(from_packet(packet, receipt, index, v5=v5, aged_s=aged_s))
+    def _put_back(self, entry: Entry) -> None:
+        """Put a publication that was refused back in front of the queue, as a new one."""
+        self._open_queue().put_back(from_packet(*entry, v5=self.v5))
 
     def _requeue(self, v5: bool) -> None:
         """The peer has forgotten the session: what was in flight becomes new publications."""
         away_s = self._away_s()
-        for packet, receipt, index in self.entries.values():
-            self._push_front(packet, receipt, index, v5, away_s)
+        if self.entries:
+            self._open_queue().put_back(
+                *(from_packet(*entry, v5=v5, aged_s=away_s) for entry in self.entries.values())
+            )
         # PUBREC was received for those that are being released: the peer took them.
         self.window.clear()

@@ -164,7 +164,7 @@ class LaneOutlet(Outlet):
                 return
             if receipt is not None:
                 receipt.holds += 1
-            entries[packet_id] = (packet, receipt, index)
+            entries[packet_id] = (packet, receipt, index, lane.sent)
         else:
             if link is None:
                 lane.away(topic, first, properties + self.stamp, payload)

@@ -18,8 +18,8 @@ from isthmus.mqtt.topic_tree import TopicIndex
 
 if TYPE_CHECKING:
     from isthmus.delivery.endpoint import Subscriber
+    from isthmus.delivery.exchange import Matching
     from isthmus.delivery.outlet import Outlet
-    from isthmus.mqtt.topic_tree import TopicTree
 
 PLANS_PER_GENERATION = 32_768
 """Plans per generation and endpoint: about 400 bytes each."""
@@ -66,7 +66,7 @@ class Plan:
         self.made = False
         self.topic = b""
         self.matched: list[Any] | None = None
-        self.tree: TopicTree[Any] | None = None
+        self.tree: Matching | None = None
         self.visited = visited
         self.depth = depth
         # What it depends on lives as long as it does, so that its end is heard.

@@ -6,7 +6,9 @@ order and go first, and behind them those that were never sent.
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from isthmus import clock
@@ -23,14 +25,17 @@ ENTRY_OVERHEAD_BYTES = 200
 FORGET_AT = 64
 """Messages in a full queue at which it is first looked through for those that nobody needs."""
 
+NEVER_SENT = -1
+"""The `order` of a message that was not sent before."""
+
 PUBACK = 0x40
 
 
 class Queued(NamedTuple):
     """A message that waits for room in the window.
 
-    `first` is the first byte of its PUBLISH, `expires` the monotonic end of its life or None, and
-    `place` its index in the receipt.
+    `first` is the first byte of its PUBLISH, `expires` the monotonic end of its life or None,
+    `place` its index in the receipt, and `order` tells those that came back which was sent first.
     """
 
     topic: bytes
@@ -40,6 +45,7 @@ class Queued(NamedTuple):
     receipt: Receipt | None
     place: int
     expires: float | None
+    order: int = NEVER_SENT
 
     @property
     def size(self) -> int:
@@ -53,12 +59,18 @@ def expiry(properties: bytes, aged_s: float = 0.0) -> float | None:
 
 
 def from_packet(
-    packet: bytes, receipt: Receipt | None, place: int, *, v5: bool, aged_s: float = 0.0
+    packet: bytes,
+    receipt: Receipt | None,
+    place: int,
+    order: int,
+    *,
+    v5: bool,
+    aged_s: float = 0.0,
 ) -> Queued:
     """A publication that was sent `aged_s` seconds ago and is to be sent anew."""
     first, topic, _, properties, payload = unpack(packet, v5=v5)
     expires = expiry(properties, aged_s) if properties else None
-    return Queued(topic, first, properties, payload, receipt, place, expires)
+    return Queued(topic, first, properties, payload, receipt, place, expires, order)
 
 
 class Queue:
@@ -80,9 +92,17 @@ class Queue:
         self._items.append(item)
         self.size += item.size
 
-    def put_back(self, item: Queued) -> None:
-        """Queue a message that was sent before: behind others of its kind, before all new ones."""
-        self._items.insert(self._returned, item)
+    def put_back(self, *items: Queued) -> None:
+        """Queue messages that were sent before: in order of sending, and before all new ones."""
+        there = [self._items.popleft() for _ in range(self._returned)]
+        merged = list(heapq.merge(there, sorted(items, key=_order), key=_order))
+        self._items.extendleft(reversed(merged))
+        self._returned = len(merged)
+        self.size += sum(item.size for item in items)
+
+    def put_first(self, item: Queued) -> None:
+        """Queue the message that was just taken out again."""
+        self._items.appendleft(item)
         self._returned += 1
         self.size += item.size
 
@@ -114,6 +134,9 @@ class Queue:
                 kept.append(item)
         self._items = kept
         self._forget_at = max(2 * len(kept), FORGET_AT)
+
+
+_order = attrgetter("order")
 
 
 def _orphaned(receipt: Receipt | None) -> bool:

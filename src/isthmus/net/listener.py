@@ -89,9 +89,7 @@ class Listener:
     ) -> None:
         self._reactor = reactor
         self._sockets = sockets
-        self._accept = accept
         self._unix = unix
-        self._stages = stages
         self._context: ssl.SSLContext | None = None
         self._renewal: Renewal | None = None
         self._arriving: set[Arrival] = set()
@@ -102,11 +100,47 @@ class Listener:
         )
         """Host and port of the first socket; with `bind` port 0, the port that was chosen.
         `unix:/path` and 0 for a unix socket."""
+        self._use(accept, settings, stages)
+        self._watch()
+
+    def _use(
+        self, accept: Callable[[Link], None], settings: ListenerSettings, stages: Stages
+    ) -> None:
+        self._accept = accept
+        self._settings = settings
+        self._stages = stages
         self._direct = settings.tls is None and stages.offer is None and not stages.proxy
+        self._context = None
+        if self._renewal is not None:
+            self._renewal.stop()
+            self._renewal = None
         if settings.tls is not None:
             self._context = server_context(settings.tls)
-            self._renewal = Renewal(reactor.loop, settings.tls, self.replace_context, self.where)
-        self._watch()
+            self._renewal = Renewal(
+                self._reactor.loop, settings.tls, self.replace_context, self.where
+            )
+
+    def change(
+        self,
+        settings: ListenerSettings,
+        accept: Callable[[Link], None],
+        *,
+        handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
+        max_packet_size: int = MAX_PACKET_SIZE,
+    ) -> None:
+        """Take other settings of the same address; see `listen`.
+
+        They count for connections to come. Links that were handed on live on, and the address is
+        listened on without a gap.
+
+        Raises:
+            ConfigError: a certificate cannot be used; nothing has changed.
+        """
+        if settings.tls is not None:
+            server_context(settings.tls)
+        self._use(accept, settings, Stages.of(settings, max_packet_size, handshake_timeout_s))
+        if self._unix is not None:
+            self._unix.path.chmod(int(settings.mode, 8))
 
     @property
     def where(self) -> str:
@@ -116,6 +150,22 @@ class Listener:
     def replace_context(self, context: ssl.SSLContext) -> None:
         """Use another TLS context for new connections, after a certificate was renewed."""
         self._context = context
+
+    def suspend(self) -> None:
+        """Give the address back, for another listener; `resume` or `close` comes next."""
+        for sock in self._sockets:
+            self._reactor.remove_source(sock.fileno())
+            sock.close()
+        self._sockets.clear()
+
+    def resume(self) -> None:
+        """Listen again after `suspend`.
+
+        Raises:
+            ListenError: somebody else has taken the address meanwhile.
+        """
+        self._sockets = _bind(self._settings)
+        self._watch()
 
     def close(self) -> None:
         """Stop listening and drop handshakes; links that were handed on live on."""

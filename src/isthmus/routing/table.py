@@ -242,9 +242,10 @@ class RouteTable:
 
     def _subscribe(self) -> None:
         """Subscribe to what the routes need, and to nothing else."""
-        for target in {route.target for route in self.routes} - self._watched:
-            self._watched.add(target)
+        targets = {route.target for route in self.routes}
+        for target in targets - self._watched:
             target.when_ways_change(self.forget)
+        self._watched = targets
         wanted: dict[bytes, int] = {}
         for route in self.routes:
             for filter_ in route.leg.subscribed:

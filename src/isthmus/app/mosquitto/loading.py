@@ -13,7 +13,7 @@ from isthmus.app.mosquitto.draft import Draft
 from isthmus.app.mosquitto.translation import translate
 from isthmus.app.settings import Settings
 from isthmus.config.messages import problems_of
-from isthmus.config.problems import Problem, path_text
+from isthmus.config.problems import Loc, Problem, path_text
 from isthmus.errors import ConfigError
 
 _PLACE = re.compile(r"(.*?):(\d+): ", re.DOTALL)
@@ -49,7 +49,7 @@ def load(
         problems += _sentences(draft, found.values(), path)
     if settings is None or problems:
         raise ConfigError(*sorted(problems, key=_place))
-    return Loaded(settings, draft.notes)
+    return Loaded(settings, draft.notes, lambda loc: _where(draft, loc, path))
 
 
 def _place(problem: str) -> tuple[str, int]:
@@ -59,9 +59,12 @@ def _place(problem: str) -> tuple[str, int]:
 
 
 def _sentences(draft: Draft, problems: Iterable[Problem], path: Path | None) -> list[str]:
-    sentences = []
-    for problem in problems:
-        line = draft.line_of(problem.loc)
-        place = f"{line.where}: {line.name}" if line else f"{path or 'mosquitto'}:1"
-        sentences.append(f"{place}: {path_text(problem.loc)}: {problem.text}")
-    return sentences
+    return [
+        f"{_where(draft, problem.loc, path)}: {path_text(problem.loc)}: {problem.text}"
+        for problem in problems
+    ]
+
+
+def _where(draft: Draft, loc: Loc, path: Path | None) -> str:
+    line = draft.line_of(loc)
+    return f"{line.where}: {line.name}" if line else f"{path or 'mosquitto'}:1"
