@@ -350,7 +350,7 @@ class Raw:
         """Wait until the other side has closed; what came before that."""
         try:
             return await within(self.reader.read())
-        except ConnectionResetError:
+        except ConnectionError:
             return b""
 
     # -- packets ---------------------------------------------------------------------------------
@@ -451,8 +451,10 @@ class Raw:
         packet_id = self.next_id()
         body = struct.pack(">H", packet_id) + (b"\0" if self.version == 5 else b"")
         self.send(packet(0xA2, body + b"".join(text(filter_) for filter_ in filters)))
+        passed = []
         while (answer := await self.packet()).kind != UNSUBACK:
-            self._put_back.append(answer)
+            passed.append(answer)
+        self._put_back = passed + self._put_back
         return answer.codes
 
     def publish(self, topic: str, payload: str | bytes = b"", qos: int = 0, **how: Any) -> int:

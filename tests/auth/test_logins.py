@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from isthmus.auth.method import Step
 from isthmus.auth.passwords import create_entry
 from isthmus.auth.scram_file import create_scram_entry, create_secret
 from isthmus.auth.settings import AuthSettings
+from isthmus.errors import ConfigError
 from mosquitto import command
 from raw import (
     AUTH,
@@ -586,3 +588,48 @@ async def test_methods_that_cannot_be_loaded(isthmus: Any) -> None:
     for path in ("no_such_module:x", "os:nothing", "os:path"):
         with pytest.raises(Exception, match=f"methods: {path}"):
             await isthmus({"auth": {"methods": [path]}})
+
+
+async def test_what_is_wrong_in_the_auth_of_a_listener_says_where(
+    isthmus: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "empty.pem").write_text("")
+    own = {
+        "jwt": {"keys": [str(tmp_path / "empty.pem")]},
+        "methods": ["os:nothing", "no_such_module:x"],
+    }
+    good = {"bind": "127.0.0.1:0"}
+    with pytest.raises(ConfigError) as caught:
+        await isthmus({"listeners": [good, {**good, "auth": own}]})
+    assert len(caught.value.problems) == 3
+    assert all(text.startswith("listeners[1].auth.") for text in caught.value.problems)
+    with pytest.raises(ValueError, match=r"listeners\[1\]\.auth\.allow_anonymous: true") as open_:
+        await isthmus(
+            {"listeners": [good, {"bind": "0.0.0.0:0", "auth": {"allow_anonymous": True}}]}
+        )
+    assert "'auth." not in str(open_.value)
+
+
+async def test_what_fails_later_in_the_auth_of_a_listener_says_where(
+    isthmus: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    nowhere = "http://127.0.0.1:1/"
+    for own, key in (
+        ({"http": {"url": nowhere}}, "http"),
+        ({"jwt": {"jwks_url": nowhere}}, "jwt.jwks_url"),
+    ):
+        caplog.clear()
+        near = await isthmus({"listeners": [{"bind": "127.0.0.1:0", "auth": own}]})
+        raw = await Raw.open(near.port)
+        raw.send(connect_packet("x", username="anna", password="x"))
+        assert (await raw.expect(CONNACK)).code >= 0x80
+        await until(lambda key=key: f"listeners[0].auth.{key}: " in caplog.text)
+
+
+async def test_the_user_files_of_a_listener_that_all_may_read_are_named(
+    isthmus: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = users(tmp_path, anna="pw")
+    os.chmod(own, 0o644)  # noqa: PTH101 - of a path that is text
+    await isthmus({"listeners": [{"bind": "127.0.0.1:0", "auth": {"password_file": own}}]})
+    assert f"listeners[0].auth.password_file: {own} may be read by every user" in caplog.text

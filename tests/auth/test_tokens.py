@@ -159,6 +159,8 @@ def test_a_public_key_is_no_secret() -> None:
         '{"sub":"anna","sub":"root","exp":%d}',
         '{"sub":"anna","exp":%d,"x":NaN}',
         '{"sub":"anna","exp":%d,"nbf":1e999}',
+        '{"sub":"anna","exp":%d,"nbf":null}',
+        '{"sub":"anna","exp":%d,"iat":null}',
         '["anna",%d]',
         '{"sub":"anna","exp":%d' + "0" * 400 + "}",
         '{"sub":"anna","exp":%d,"x":' + "[" * 3000 + "]" * 3000 + "}",
@@ -223,6 +225,7 @@ def test_a_jwk_set() -> None:
         jwk(EC, kid="a"), jwk(other, kid="b", use="sig"), jwk(RSA, kid="c", alg="RS512"),
         {"kty": "future"}, jwk(RSA, use="enc", kid="d"), jwk(RSA, key_ops=["sign"], kid="e"),
         {"kty": "EC", "crv": "P-256", "x": "!", "y": "!"},
+        jwk(RSA, key_ops=5), jwk(RSA, key_ops=None), {"kty": "oct"}, {"kty": "RSA", "n": []},
         {"kty": "oct", "k": base64.urlsafe_b64encode(SECRET).decode(), "kid": "s"},
     ]  # fmt: skip
     data = json.dumps({"keys": keys}).encode()

@@ -62,7 +62,7 @@ async def test_a_retained_message_needs_its_publishers_right(isthmus, tmp_path, 
     writer = await near.client("writer")
     assert await writer.published("a", "kept", 1, retain=True) == 0
     rights.write_text("topic read a\n")
-    near.app.reload_access()
+    await near.app.reload(near.app.settings)
     late = await near.client("late")
     await late.subscribe("a")
     if checked:

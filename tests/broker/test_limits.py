@@ -8,7 +8,7 @@ import time
 import pytest
 
 from isthmus.broker.subscriptions import BYTES_PER_PLACE
-from raw import CONNACK, Raw, connect_packet
+from raw import CONNACK, DISCONNECT, PUBACK, Raw, connect_packet, packet, publish_packet
 
 QUOTA = 0x97
 
@@ -133,3 +133,38 @@ async def test_properties_of_a_will_count(isthmus):
     more = {"user": [("k", "v" * 500)] * 2}
     raw.send(connect_packet("large", will=("t", "x", 1, False), will_properties=more))
     assert (await raw.expect(CONNACK)).code == QUOTA
+
+
+# -- before the login ----------------------------------------------------------------------------
+
+
+def padded(size: int, version: int = 5) -> bytes:
+    """A CONNECT of exactly `size` bytes."""
+    short = len(connect_packet("x", version, username="u", password="x" * 40_000))
+    return connect_packet("x", version, username="u", password="x" * (40_000 + size - short))
+
+
+@pytest.mark.parametrize(("version", "answer"), [(5, 0x95), (4, None)])
+async def test_a_stranger_cannot_send_a_large_connect(isthmus, version, answer):
+    near = await isthmus(limited(login_bytes="48KiB"))
+    size = 48 << 10
+    raw = await Raw.open(near.port, version)
+    raw.send(padded(size, version))
+    assert (await raw.expect(CONNACK)).code == 0
+    raw.close()
+    raw = await Raw.open(near.port, version)
+    raw.send(padded(size + 1, version)[:20])  # as soon as its length is there
+    if answer is not None:
+        assert (await raw.expect(CONNACK)).code == answer
+    assert await raw.closed() == b""
+    assert near.app.broker.refusals == {0x95: 1}
+
+
+async def test_what_is_sent_behind_a_connect_may_be_larger(isthmus):
+    near = await isthmus(limited(login_bytes="1KiB"))
+    raw = await Raw.open(near.port)
+    raw.send(connect_packet("x"), publish_packet("t", b"x" * 100_000, 1, 1))
+    assert (await raw.expect(CONNACK)).code == 0
+    assert (await raw.expect(PUBACK)).code in (0, 0x10)
+    raw.send(packet(0xF0, b"x" * 1100))
+    assert (await raw.expect(DISCONNECT)).code in (0x82, 0x95)

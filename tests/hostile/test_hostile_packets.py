@@ -16,7 +16,9 @@ from raw import (
     PUBACK,
     PUBLISH,
     PUBREC,
+    PUBREL,
     Raw,
+    ack_packet,
     connect_packet,
     packet,
     publish_packet,
@@ -393,6 +395,36 @@ async def test_cve_2024_8376_shared_and_plain_are_two_subscriptions(victim, vers
     assert await raw.subscribe("mixed", "mixed") == [0, 0]
     raw.publish("mixed", "y")
     assert [found.payload for found in await raw.arrived()] == [b"y"]
+
+
+@pytest.mark.parametrize("version", [5, 4])
+async def test_cve_2024_8376_groups_that_come_and_go(victim, version):
+    """CVE-2024-8376: members that leave with messages on their way, by every way of leaving."""
+    boss = await Raw.client(victim.port, "boss")
+
+    async def attack() -> None:
+        raws = [await Raw.client(victim.port, f"m{n}", version) for n in range(3)]
+        for raw in raws:
+            assert await raw.subscribe("$share/g/come/#", "come/#", "$share/h/come/+", qos=2)
+        boss.send(*(publish_packet("come/x", b"x" * 500, 2, n) for n in range(1, 9)))
+        for _ in range(8):
+            assert (await boss.packet()).code == 0
+        boss.send(*(ack_packet(PUBREL, n) for n in range(1, 9)))
+        await boss.arrived()
+        await raws[0].arrived()
+        await raws[0].unsubscribe("$share/g/come/#", "$share/g/come", "$share/h/come/+")
+        raws[0].send(packet(0xE0))
+        raws[1].reset()
+        again = await Raw.client(victim.port, "m2", version)  # takes the place of the third
+        for raw in (raws[0], again):
+            raw.close()
+
+    await flat(victim, attack, times=30)
+    watching = await Raw.client(victim.port, "watching")
+    await watching.subscribe("come/#", "$share/g/come/#")
+    boss.publish("come/x", "last")
+    found = await watching.arrived()
+    assert [one.payload for one in found] == [b"last"] * 2
 
 
 async def test_cve_2021_34431_connects_that_end_at_every_step_leave_nothing(victim):

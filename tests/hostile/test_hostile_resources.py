@@ -11,7 +11,9 @@ from victim import GoodClient, Victim, flat
 
 from isthmus.app.settings import Settings
 from raw import (
+    CONNACK,
     DISCONNECT,
+    OPEN,
     PUBACK,
     Raw,
     connect_packet,
@@ -37,6 +39,7 @@ def configuration(folder):
                 "connect_timeout": f"{CONNECT_TIMEOUT_S}s",
                 "queued_bytes": "1MiB",
                 "unsent_bytes": "256KiB",
+                "login_bytes": "1MiB",
             }
         }
     }
@@ -218,6 +221,29 @@ async def test_cve_2020_13849_places_are_limited_and_come_back(victim, served):
         raw.close()
     await until(lambda: victim.descriptors < 40)
     await Raw.client(victim.port, "place")
+
+
+async def test_cve_2020_13849_the_longest_keep_alive_is_a_setting(tmp_path):
+    """CVE-2020-13849: who asks for more or for none is told what holds, or refused (3.1.1)."""
+    victim = Victim(tmp_path, {"broker": {"max_keepalive": "1s"}})
+    try:
+        for keep_alive in (0, 2, 65_535):
+            raw = await Raw.client(victim.port, "five", keep_alive=keep_alive)
+            assert raw.hello.properties["server_keep_alive"] == 1
+            old = await Raw.open(victim.port, 4)
+            old.send(connect_packet("four", 4, keep_alive=keep_alive))
+            assert (await old.expect(CONNACK)).code == 2
+            assert await old.closed() == b""
+        begin = time.monotonic()
+        short = await Raw.client(victim.port, "short", 4, keep_alive=1)
+        assert (await raw.expect(DISCONNECT)).code == 0x8D
+        assert await short.closed() == b""
+        assert time.monotonic() - begin < 4
+    finally:
+        for raw in OPEN:
+            raw.writer.transport.abort()
+        OPEN.clear()
+        assert victim.stop() == 0
 
 
 async def test_cve_2023_5632_idle_sockets_cost_nothing(victim):

@@ -6,16 +6,12 @@ import importlib
 import re
 from pathlib import Path
 from types import FunctionType
-from typing import get_args
 
 import pytest
 from advisories import ROWS
 
 from isthmus.app.settings import Settings
-from isthmus.auth.settings import AuthSettings
 from isthmus.broker.settings import BrokerSettings
-from isthmus.cli.main import make_app
-from isthmus.net.settings import ListenerSettings
 
 HERE = Path(__file__).parent
 
@@ -23,13 +19,6 @@ LAST = 68
 
 # What is not there yet; a row whose feature has come needs a test instead.
 ABSENT = {
-    "WebSocket": lambda: (
-        get_args(ListenerSettings.model_fields["transport"].annotation) == ("tcp",)
-    ),
-    "ACL per listener": lambda: "auth" not in ListenerSettings.model_fields,
-    "reload": lambda: "reload" not in {one.name for one in make_app().registered_commands},
-    "certificates as users": lambda: "identity" not in ListenerSettings.model_fields,
-    "JWT": lambda: "jwt" not in AuthSettings.model_fields,
     "sessions on disk": lambda: (
         "Sessions and messages are in memory" in (BrokerSettings.model_fields["data"].description)
     ),

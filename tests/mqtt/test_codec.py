@@ -414,3 +414,29 @@ def test_passwords_are_not_printed() -> None:
 def test_every_record_knows_its_type() -> None:
     found = {getattr(packets, kind.name.capitalize()).packet_type for kind in PacketType}
     assert found == set(PacketType)
+
+
+# -- before the login ----------------------------------------------------------------------------
+
+
+def test_the_size_of_a_connect_has_its_own_limit() -> None:
+    for version in (3, 4, 5):
+        data = encode(Connect("x", version, username="u", password=b"x" * 1000), version)
+        size = len(data)
+        decoder = Decoder(SERVER, max_login_size=size, first_packet=PacketType.CONNECT)
+        assert isinstance(decoder.feed(data)[0], Connect)
+        assert decoder.feed(encode_publish(0x30, b"t", b"", b"", b"x" * 5000, version))
+        for cut in (20, 3):
+            decoder = Decoder(SERVER, max_login_size=size - 1, first_packet=PacketType.CONNECT)
+            (error,) = decoder.feed(data[:cut])
+            assert isinstance(error, MQTTError)
+            assert error.reason == 0x95
+            # Whom to answer in which version is known if the beginning came in the same read.
+            assert decoder.version == (version if cut == 20 else None)
+
+
+def test_the_size_of_auth_has_it_too() -> None:
+    decoder = Decoder(SERVER, version=5, max_login_size=500)
+    (error,) = decoder.feed(b"\xf0" + varint(499))
+    assert isinstance(error, MQTTError)
+    assert error.reason == 0x95

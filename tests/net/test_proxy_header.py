@@ -89,6 +89,7 @@ def test_no_bytes_break_the_parser(data):
         b"PROXY TCP4 1.2.3.4 1.2.3.4 1\r\n",
         b"PROXY TCP4 ::1 ::1 1 2\r\n",
         b"PROXY TCP6 1.2.3.4 1.2.3.4 1 2\r\n",
+        b"PROXY TCP6 fe80::1%\x1b[31mroot ::1 1 2\r\n",
         b"PROXY TCP4 1.2.3.4  1.2.3.4 1 2\r\n",
         b"PROXY TCP4 01.2.3.4 1.2.3.4 1 2\r\n",
         b"PROXY TCP4 1.2.3.4 1.2.3.4 65536 2\r\n",

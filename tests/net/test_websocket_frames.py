@@ -170,3 +170,19 @@ def test_the_reason_of_a_close_frame_is_cut_at_a_character() -> None:
     reader.read(Closing(1002, "ü" * 100).frame(masked=False))
     assert reader.end is not None
     assert reader.end.reason == "ü" * 61
+
+
+def test_of_a_stranger_little_is_kept() -> None:
+    """A frame as large as is allowed, but not from somebody who is not known yet."""
+    data = Frame(Opcode.BINARY, b"x" * 1000).serialize(mask=True)
+    reader = FrameReader(LIMIT, masked=True)
+    reader.kept = 100
+    assert reader.read(data) == [b"x" * 1000]  # nothing has to be kept of it
+    assert reader.read(data[:60]) == reader.read(data[60:100]) == []
+    assert reader.end is None
+    assert reader.read(data[100:101]) == []
+    assert reader.end is not None
+    assert reader.end.code == 1009
+    reader = FrameReader(LIMIT, masked=True)
+    assert reader.read(data[:60]) == reader.read(data[60:999]) == []
+    assert reader.read(data[999:]) == [b"x" * 1000]

@@ -11,7 +11,7 @@ from isthmus.auth.access import Access
 from isthmus.auth.settings import AuthSettings
 from isthmus.broker.entrance import Entrance
 from isthmus.broker.settings import BrokerSettings
-from isthmus.config.problems import Loc, Problem
+from isthmus.config.problems import Loc, Problem, path_text
 from isthmus.config.version import LEVELS, Version
 from isthmus.errors import MQTTError
 from isthmus.mqtt.topics import check_name
@@ -113,8 +113,9 @@ class Door(NamedTuple):
                 if not listener.loopback and not _only_certificates(listener):
                     yield Problem(
                         ("listeners", index, "bind"),
-                        f"'{listener.bind}' is open to others, and 'auth.allow_anonymous: true' "
-                        "lets everybody in; set 'auth.password_file', or bind to 127.0.0.1",
+                        f"'{listener.bind}' is open to others, and "
+                        f"'{path_text(loc)}.allow_anonymous: true' lets everybody in; "
+                        f"set '{path_text(loc)}.password_file', or bind to 127.0.0.1",
                     )
         if self.listeners and not auth.verifies and not self.anonymous_allowed:
             reason = (

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isthmus.auth.sources import Sources, load_sources
+from isthmus.config.problems import path_text
 from isthmus.connectors.identity import tls_of
 from isthmus.errors import ConfigError
 from isthmus.net.contexts import client_context, server_context
@@ -37,7 +38,9 @@ def load_files(settings: Settings) -> dict[str, Sources]:
     found: dict[str, Sources] = {}
     for door in settings.doors:
         try:
-            found[door.realm] = load_sources(door.auth, allow_anonymous=door.anonymous_allowed)
+            found[door.realm] = load_sources(
+                door.auth, allow_anonymous=door.anonymous_allowed, where=path_text(door.loc)
+            )
         except ConfigError as error:
             problems += error.problems
     if problems:
@@ -50,8 +53,11 @@ def load_files(settings: Settings) -> dict[str, Sources]:
 
 def _secret_files(settings: Settings) -> Iterator[tuple[str, Path]]:
     """Yield the files that nobody else should read, with the keys that name them."""
-    if settings.auth.password_file is not None:
-        yield "auth.password_file", settings.auth.password_file
+    for door in settings.doors:
+        for name in ("password_file", "scram"):
+            users = getattr(door.auth, name)
+            if users is not None:
+                yield path_text((*door.loc, name)), users
     owners = (
         *((f"listeners[{number}]", one.tls) for number, one in enumerate(settings.listeners)),
         *((f"connectors.{name}", one.tls) for name, one in settings.connectors.items()),

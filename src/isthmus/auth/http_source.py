@@ -42,6 +42,7 @@ class HTTPSource:
         service: Where to ask.
         concurrency: Questions at the same time.
         cache_s: How long "allow" is remembered; 0 asks at each login.
+        key: Where it stands in the configuration, for the log.
         now: Monotonic seconds.
     """
 
@@ -53,10 +54,12 @@ class HTTPSource:
         *,
         concurrency: int,
         cache_s: float,
+        key: str = "auth.http",
         now: Callable[[], float] = clock.monotonic,
     ) -> None:
         self._service = service
         self._cache_s = cache_s
+        self._where = key
         self._now = now
         self._log_at = 0.0
         self.checks: Checks[Verdict | Unsure] = Checks(concurrency, self._keep_s, now=now)
@@ -75,8 +78,9 @@ class HTTPSource:
             if self._now() >= self._log_at:
                 self._log_at = self._now() + LOG_EVERY_S
                 log.warning(
-                    "auth.http: the service cannot be used, and nobody whom it would have to know "
+                    "%s: the service cannot be used, and nobody whom it would have to know "
                     "gets in: %s",
+                    self._where,
                     error,
                 )
             raise ProtocolViolation(

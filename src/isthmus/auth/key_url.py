@@ -25,17 +25,26 @@ MAX_SET_BYTES = 1 << 20
 
 
 class KeyURL:
-    """Where keys come from. Belongs to the event loop."""
+    """Where keys come from. Belongs to the event loop.
+
+    Args:
+        service: Where to ask.
+        refresh_s: Time between two fetches that succeed.
+        key: Where it stands in the configuration, for the log.
+        now: Monotonic seconds.
+    """
 
     def __init__(
         self,
         service: WebService,
         refresh_s: float,
         *,
+        key: str = "auth.jwt.jwks_url",
         now: Callable[[], float] = clock.monotonic,
     ) -> None:
         self._service = service
         self._refresh_s = refresh_s
+        self._where = key
         self._now = now
         self.keys = TokenKeys(())
         self._next_at = 0.0
@@ -81,10 +90,11 @@ class KeyURL:
             data = await loop.run_in_executor(self._pool, self._service.get)
             self.keys = jwks(data, secrets=False)
             again_s = self._refresh_s
-            log.debug("auth.jwt.jwks_url: %d key(s)", len(self.keys))
+            log.debug("%s: %d key(s)", self._where, len(self.keys))
         except (WebServiceError, ValueError) as error:
             log.warning(
-                "auth.jwt.jwks_url: no keys were fetched: %s; %s, next try in %.0f s",
+                "%s: no keys were fetched: %s; %s, next try in %.0f s",
+                self._where,
                 error,
                 "the last ones are used" if len(self.keys) else "no token can be verified",
                 again_s,

@@ -50,8 +50,8 @@ class Sources:
         return bool(self.chain or self.methods)
 
 
-def load_sources(settings: AuthSettings, *, allow_anonymous: bool) -> Sources:
-    """Read every file that the settings name.
+def load_sources(settings: AuthSettings, *, allow_anonymous: bool, where: str = "auth") -> Sources:
+    """Read every file that the settings name, which stand at `where` in the configuration.
 
     Raises:
         ConfigError: with one text for everything that is wrong, each with its key in front.
@@ -63,7 +63,7 @@ def load_sources(settings: AuthSettings, *, allow_anonymous: bool) -> Sources:
             return load()
         except ConfigError as error:
             problems.extend(
-                f"auth.{key}: {problem}" if key else problem for problem in error.problems
+                f"{where}.{key}: {problem}" if key else problem for problem in error.problems
             )
         return None
 
@@ -73,7 +73,7 @@ def load_sources(settings: AuthSettings, *, allow_anonymous: bool) -> Sources:
         chain.append(CertificateSource(settings.identity))
     if settings.jwt is not None:
         jwt = settings.jwt
-        tokens = tried("jwt", lambda: _tokens(jwt))
+        tokens = tried("jwt", lambda: _tokens(jwt, f"{where}.jwt"))
         chain.append(tokens)
         if tokens is not None and jwt.read_from == "auth":
             from isthmus.auth.token_method import TokenMethod
@@ -86,7 +86,7 @@ def load_sources(settings: AuthSettings, *, allow_anonymous: bool) -> Sources:
             chain.append(PasswordSource(passwords, alone=settings.http is None))
     if settings.http is not None:
         http = settings.http
-        chain.append(tried("http", lambda: _http(http)))
+        chain.append(tried("http", lambda: _http(http, f"{where}.http")))
     if settings.scram is not None:
         from isthmus.auth.scram import ScramMethod
         from isthmus.auth.scram_file import ScramFile
@@ -99,14 +99,14 @@ def load_sources(settings: AuthSettings, *, allow_anonymous: bool) -> Sources:
     access = tried("", lambda: AccessList.load(acl)) if acl is not None else None
     by_name = {method.name: method for method in methods if method is not None}
     if len(by_name) < len([method for method in methods if method is not None]):
-        problems.append("auth.methods: two methods have the same name")
+        problems.append(f"{where}.methods: two methods have the same name")
     if problems:
         raise ConfigError(*problems)
     found = tuple(source for source in chain if source is not None)
     return Sources(found, by_name, access, allow_anonymous)
 
 
-def _tokens(settings: JWTSettings) -> TokenSource:
+def _tokens(settings: JWTSettings, where: str) -> TokenSource:
     from isthmus.auth.key_url import MAX_SET_BYTES, KeyURL
     from isthmus.auth.token_source import TokenRules, TokenSource
     from isthmus.auth.web_service import WebService
@@ -145,7 +145,7 @@ def _tokens(settings: JWTSettings) -> TokenSource:
             timeout_s=settings.timeout,
             max_bytes=MAX_SET_BYTES,
         )
-        url = KeyURL(service, settings.refresh)
+        url = KeyURL(service, settings.refresh, key=f"{where}.jwks_url")
     rules = TokenRules(
         read_from=settings.read_from,
         algorithms=allowed or None,
@@ -161,7 +161,7 @@ def _tokens(settings: JWTSettings) -> TokenSource:
     return TokenSource(rules, keys, url)
 
 
-def _http(settings: HTTPAuthSettings) -> HTTPSource:
+def _http(settings: HTTPAuthSettings, where: str) -> HTTPSource:
     from isthmus.auth.http_source import MAX_ANSWER_BYTES, HTTPSource
     from isthmus.auth.web_service import WebService
 
@@ -172,4 +172,4 @@ def _http(settings: HTTPAuthSettings) -> HTTPSource:
         max_bytes=MAX_ANSWER_BYTES,
         headers={name: value.get_secret_value() for name, value in settings.headers.items()},
     )
-    return HTTPSource(service, concurrency=settings.concurrency, cache_s=settings.cache)
+    return HTTPSource(service, concurrency=settings.concurrency, cache_s=settings.cache, key=where)

@@ -148,7 +148,8 @@ def jwks(data: bytes, *, secrets: bool) -> TokenKeys:
 
 def _jwk(entry: Mapping[str, Any], *, secrets: bool) -> TokenKey | None:
     """The key of one entry; None if it is not for us (RFC 7517, 5)."""
-    if entry.get("use", "sig") != "sig" or "verify" not in entry.get("key_ops", ["verify"]):
+    uses = entry.get("key_ops", ["verify"])
+    if entry.get("use", "sig") != "sig" or not isinstance(uses, list) or "verify" not in uses:
         return None
     kid = entry.get("kid")
     if kid is not None and not isinstance(kid, str):
@@ -169,7 +170,7 @@ def _jwk(entry: Mapping[str, Any], *, secrets: bool) -> TokenKey | None:
             key = _public_key(kid, jwt.algorithms.OKPAlgorithm.from_jwk(dict(entry)))
         else:
             return None
-    except (ValueError, TypeError, jwt.PyJWTError):
+    except (ValueError, TypeError, KeyError, jwt.PyJWTError):
         return None
     algorithms = key.algorithms
     if "alg" in entry:

@@ -152,8 +152,7 @@ class TokenSource:
         """Check exp, nbf and iat; returns when the token ends, leeway included."""
         now, leeway_s = clock.wall(), self._rules.leeway_s
         for name in _TIMES:
-            value = claims.get(name)
-            if value is not None and not is_time(value):
+            if name in claims and not is_time(claims[name]):
                 raise ValueError(f"{name} is no time")
         expires_at = claims.get("exp")
         if expires_at is None and self._rules.require_expiry:

@@ -13,6 +13,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Mapping
+from contextlib import closing
 from urllib.parse import urlsplit
 
 from isthmus import clock
@@ -108,14 +109,15 @@ class WebService:
             if body is not None:
                 headers["Content-Type"] = "application/json"
             connection.request(method, self._path, body, headers)
-            response = connection.getresponse()
-            data = response.read(self._max_bytes + 1)
-            if len(data) > self._max_bytes:
-                raise WebServiceError(f"its answer is longer than {self._max_bytes} bytes")
-            if response.status != http.client.OK:
-                raise WebServiceError(f"it answered with status {response.status}")
-            keep = not response.will_close and len(self._idle) < MAX_IDLE
-            return data
+            # An answer that is not read to its end would hold the socket, also of a closed one.
+            with closing(connection.getresponse()) as response:
+                data = response.read(self._max_bytes + 1)
+                if len(data) > self._max_bytes:
+                    raise WebServiceError(f"its answer is longer than {self._max_bytes} bytes")
+                if response.status != http.client.OK:
+                    raise WebServiceError(f"it answered with status {response.status}")
+                keep = not response.will_close and len(self._idle) < MAX_IDLE
+                return data
         finally:
             watch.cancel()
             if keep:

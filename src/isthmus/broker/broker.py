@@ -335,6 +335,7 @@ class Broker:
             if session.client is not None and not session.client.still_welcome():
                 session.client.close(ReasonCode.NOT_AUTHORIZED, "this login is no longer valid")
                 ended += 1
+            session.withdraw_unreadable()
         self.forget_rights()
         return ended
 
@@ -343,6 +344,7 @@ class Broker:
         changed = session.principal.grants != principal.grants
         session.principal = principal
         if changed:
+            session.withdraw_unreadable()
             self.forget_rights()
 
     def forget_rights(self) -> None:

@@ -91,6 +91,7 @@ class Client(Source):
         connection = Connection(
             Role.SERVER,
             max_packet_size=settings.max_packet_size,
+            max_login_size=settings.limits.login_bytes,
             topic_alias_maximum=settings.topic_alias_maximum,
             max_qos=entrance.max_qos,
             retain=settings.retain_available,
@@ -116,6 +117,7 @@ class Client(Source):
             clock.monotonic() + settings.limits.connect_timeout, self._connect_timeout
         )
         self._first_bytes = b""
+        link.keep(settings.limits.login_bytes)
         link.on_data = self._receive_first
         link.on_close = self.link_closed
 
@@ -334,6 +336,7 @@ class Client(Source):
                 properties[PropertyId.SESSION_EXPIRY_INTERVAL] = session.expiry_s
         else:
             properties = {}
+        self.link.keep(None)
         self.session = session
         self.lane = session.lane
         self.received_qos2 = session.received_qos2

@@ -128,6 +128,11 @@ class Session:
         own = stripped(self.mount, topic)
         return b"" if subscription.is_open and own[:1] == b"$" else own
 
+    def withdraw_unreadable(self) -> None:
+        """Drop what waits here for a user who may no longer read it."""
+        rights, mount = self.rights, self.mount
+        self.lane.withdraw(lambda topic: rights.may_read(self.principal, mount + topic))
+
     def resolve(self, topic: bytes, options: list[Any], plan: Plan, origin: Origin | None) -> None:
         """Add the one outlet of this session: overlapping subscriptions deliver once.
 

@@ -47,6 +47,12 @@ class LimitSettings(SettingsModel):
         le=3600,
         description="Time for a new connection to send its CONNECT, after the TLS handshake.",
     )
+    login_bytes: Size = Field(
+        default=128 << 10,
+        ge=1024,
+        description="Biggest CONNECT or AUTH packet, which whoever reaches a listener may send; "
+        "room for a will, a user name and a token. Bigger ones are refused with 0x95.",
+    )
     retained_messages: int = Field(
         default=1_000_000, ge=0, description="Retained messages of the whole broker."
     )

@@ -38,6 +38,8 @@ from isthmus.mqtt.inflight import Window
 from isthmus.mqtt.properties import with_message_expiry
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from isthmus.delivery.receipt import Receipt
     from isthmus.metrics.drops import Drops
     from isthmus.mqtt.aliases import OutboundAliases
@@ -291,6 +293,38 @@ class Lane:
         self.waiting = self._resend is not None
         self.full = False
         return Queue() if queue is None else queue
+
+    def withdraw(self, allowed: Callable[[bytes], bool]) -> None:
+        """Forget what would still be sent on topics that are not `allowed` any more; it is counted.
+
+        What went out on this connection is there already. What an earlier one may have brought is
+        not sent again: QoS 1 ends here, and for QoS 2 PUBREL frees the packet identifier, whether
+        the peer has the message or not.
+        """
+        entries = self.entries
+        for packet_id in list(entries if self.link is None else self._resend or ()):
+            entry = entries.get(packet_id)
+            if entry is None:
+                continue
+            packet, receipt, _, _ = entry
+            topic = unpack(packet, v5=self.v5)[1][2:]
+            if allowed(topic):
+                continue
+            self.drops.add("denied", topic)
+            if packet[0] & 4:
+                self.window.recorded(packet_id)
+                if self.link is not None:
+                    self.link.write(PUBREL + packet_id)
+            else:
+                del entries[packet_id]
+            if receipt is not None:
+                receipt.release()
+        if self._resend is not None:
+            self._resend = deque(packet_id for packet_id in self._resend if packet_id in entries)
+        if self._queue is not None:
+            self._queue.withdraw(allowed, self.drops)
+        self._set_room()
+        self.pump()
 
     def statistics(self) -> dict[str, int]:
         """Counters and gauges, by name."""

@@ -16,6 +16,8 @@ from isthmus.delivery.publication import unpack
 from isthmus.mqtt.properties import message_expiry
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from isthmus.delivery.receipt import Receipt
     from isthmus.metrics.drops import Drops
 
@@ -113,6 +115,22 @@ class Queue:
             self._returned -= 1
         self.size -= item.size
         return item
+
+    def withdraw(self, allowed: Callable[[bytes], bool], drops: Drops) -> None:
+        """Drop what waits on topics that are not `allowed`, and release its holds."""
+        kept: deque[Queued] = deque()
+        returned = 0
+        for place, item in enumerate(self._items):
+            topic = item.topic[2:]
+            if allowed(topic):
+                kept.append(item)
+                returned += place < self._returned
+                continue
+            self.size -= item.size
+            drops.add("denied", topic)
+            if item.receipt is not None:
+                item.receipt.release()
+        self._items, self._returned = kept, returned
 
     def forget_orphans(self, drops: Drops) -> None:
         """Drop messages that wait while the connection that they came on has ended.

@@ -6,6 +6,7 @@ cdef class Decoder:
     cdef public object _first
     cdef public tuple _kinds
     cdef public Py_ssize_t _limit
+    cdef public Py_ssize_t _login_limit
     cdef public Py_ssize_t _max_payload
     cdef public int _max_qos
     cdef public Py_ssize_t _need
@@ -31,5 +32,7 @@ cdef class Decoder:
     )
     cpdef _decode(self, bytes data, list events)
 
-    @cython.locals(length=Py_ssize_t, shift=int, start=Py_ssize_t, byte=int)
+    @cython.locals(
+        length=Py_ssize_t, shift=int, start=Py_ssize_t, byte=int, limit=Py_ssize_t
+    )
     cpdef tuple _length(self, bytes data, Py_ssize_t at, Py_ssize_t size)

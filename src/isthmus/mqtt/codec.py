@@ -16,6 +16,7 @@ are judged as soon as they are there; work is linear in the bytes received, howe
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from struct import Struct
 from typing import Final, TypeAlias
@@ -50,6 +51,7 @@ _OTHER: Final = 3
 _ILLEGAL: Final = 4
 
 _NO_BLOCKS: Final[dict[bytes, PublishBlock]] = {}
+_LOGIN: Final = b"\x10\xf0"  # CONNECT and AUTH
 _RUN: Final = 64  # PUBACKs looked at in one step of a run
 _RUNS: Final = [Struct("2x2s" * count) for count in range(_RUN + 1)]
 
@@ -98,6 +100,8 @@ class Decoder:
         role: Ours. A server takes what clients send.
         version: 3, 4 or 5; None on a server, which learns it from CONNECT.
         max_packet_size: Of a whole packet in bytes; larger ones are an error (0x95).
+        max_login_size: The same for CONNECT and AUTH, where that is less: a peer can make us keep
+            this much before we know who it is.
         first_packet: The type that the first packet must have (CONNECT, CONNACK), and that may not
             come again. None decodes packets in any order.
         aliases: The topic aliases that the peer may use; None for none.
@@ -113,6 +117,7 @@ class Decoder:
         "_first",
         "_kinds",
         "_limit",
+        "_login_limit",
         "_max_payload",
         "_max_qos",
         "_need",
@@ -135,6 +140,7 @@ class Decoder:
         *,
         version: int | None = None,
         max_packet_size: int = MAX_PACKET_SIZE,
+        max_login_size: int = MAX_PACKET_SIZE,
         first_packet: PacketType | None = None,
         aliases: InboundAliases | None = None,
         strict_client_id: bool = False,
@@ -160,7 +166,8 @@ class Decoder:
         self._retain = retain
         self._max_payload = max_payload
         self._limit = max_packet_size
-        self._small = min(127, max_packet_size - 2)
+        self._login_limit = min(max_login_size, max_packet_size)
+        self._small = min(127, self._login_limit - 2)
         self._partial: bytearray | None = None
         self._need = 0
         self._choose()
@@ -303,15 +310,25 @@ class Decoder:
                     raise MalformedPacket(
                         "the remaining length is not minimal", None, "MQTT-1.5.5-1"
                     )
-                if start + 1 - at + length > self._limit:
-                    raise ProtocolViolation(
-                        f"a packet of {start + 1 - at + length} bytes is above {self._limit}", 0x95
-                    )
+                limit = self._login_limit if data[at] in _LOGIN else self._limit
+                if start + 1 - at + length > limit:
+                    raise self._too_large(data, at, start + 1, length, limit)
                 return length, start + 1
             shift += 7
         if at + 5 <= size:
             raise MalformedPacket("the remaining length has more than four bytes")
         return 0, 0
+
+    def _too_large(self, data: bytes, at: int, start: int, length: int, limit: int) -> MQTTError:
+        """Why a packet is refused by its length; of a CONNECT, the version for the answer is read.
+
+        Its first bytes are there if they came with the length, as they do from most clients.
+        """
+        if data[at] == 0x10:
+            with suppress(MQTTError):
+                self.level = self.version = read_protocol(data, start, len(data))[0]
+        size = start - at + length
+        return ProtocolViolation(f"a packet of {size} bytes is above {limit}", 0x95)
 
     def _keep(self, data: bytes, at: int) -> None:
         """Keep the start of a packet whose end is still to come, if it may come at all."""

@@ -142,6 +142,7 @@ class Connection:
     Args:
         role: Ours.
         max_packet_size: The largest packet that we take, in bytes; announce it to the peer.
+        max_login_size: The largest CONNECT or AUTH that we take, in bytes.
         topic_alias_maximum: How many topic aliases we let the peer use; announce it to the peer.
         topic_aliases_out: How many topic aliases we use, if the peer takes as many.
         max_qos: The highest QoS of messages that we take; announce it to the peer.
@@ -182,6 +183,7 @@ class Connection:
         *,
         now: float,
         max_packet_size: int = MAX_PACKET_SIZE,
+        max_login_size: int = MAX_PACKET_SIZE,
         topic_alias_maximum: int = 0,
         topic_aliases_out: int = 0,
         max_qos: int = 2,
@@ -206,6 +208,7 @@ class Connection:
         self._decoder = Decoder(
             role,
             max_packet_size=max_packet_size,
+            max_login_size=max_login_size,
             first_packet=PacketType.CONNECT if role is Role.SERVER else PacketType.CONNACK,
             strict_client_id=strict_client_id,
             max_qos=max_qos,

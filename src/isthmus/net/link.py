@@ -210,6 +210,12 @@ class Link:
             self.paused = False
             self._watch()
 
+    def keep(self, size: int | None) -> None:
+        """Keep at most about `size` bytes of what is not complete, for a peer that is not known.
+
+        None ends that. A plain link keeps nothing; WebSocket keeps frames.
+        """
+
     # --- for the reactor -------------------------------------------------------------------------
 
     def flush(self) -> None:

@@ -69,6 +69,8 @@ def _line(data: bytes) -> ProxyHeader | None:
     try:
         _, family, source, target, port, target_port = words
         address = _FAMILIES[family]
+        if b"%" in source:  # the zone of an address is any text, and would go to the log
+            raise ValueError("a zone")
         host = str(address(source.decode("ascii")))
         address(target.decode("ascii"))
         _port(target_port)

@@ -113,6 +113,11 @@ class _Framed(Link):
         if self._framing is not None and self._framing.early and not self.closed:
             self.reactor.later(self)
 
+    def keep(self, size: int | None) -> None:
+        """Close a peer that has more than `size` bytes of one frame kept, and no end of it."""
+        if self._framing is not None:
+            self._framing.reader.kept = None if size is None else size + FRAME_ROOM
+
     # --- for the reactor -------------------------------------------------------------------------
 
     def step(self) -> None:

@@ -69,16 +69,28 @@ class FrameReader:
     Attributes:
         masked: The frames that come are masked, as those of clients must be.
         limit: Largest payload of one frame, in bytes.
+        kept: How much is kept of a frame whose end has not come, in bytes; None for all of it.
         ping: Payload of the last ping that was not answered yet; the earlier ones need no answer
             (RFC 6455, 5.5.3).
         end: Why nothing more is read: the peer's close frame, or `failure` in its place.
         failure: What was wrong with the peer's frames; `end` is the close frame that says so.
     """
 
-    __slots__ = ("_buffer", "_fragmented", "_needed", "end", "failure", "limit", "masked", "ping")
+    __slots__ = (
+        "_buffer",
+        "_fragmented",
+        "_needed",
+        "end",
+        "failure",
+        "kept",
+        "limit",
+        "masked",
+        "ping",
+    )
 
     def __init__(self, limit: int, *, masked: bool) -> None:
         self.limit = limit
+        self.kept: int | None = None
         self.masked = masked
         self.ping: bytes | None = None
         self.end: Closing | None = None
@@ -94,6 +106,8 @@ class FrameReader:
         if self._buffer is not None:
             self._buffer += data
             if len(self._buffer) < self._needed:
+                if self.kept is not None and len(self._buffer) > self.kept:
+                    self._fail(TOO_BIG, f"a frame of more than {self.kept} bytes before its login")
                 return []
             data = bytes(self._buffer)
             self._buffer = None
