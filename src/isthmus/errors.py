@@ -16,6 +16,8 @@ try again later.
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class IsthmusError(Exception):
     """Base of every error that Isthmus raises on purpose."""
@@ -31,9 +33,24 @@ class ConfigError(IsthmusError):
         super().__init__("\n".join(problems))
         self.problems = problems
 
+    def said(self, *problems: str) -> Self:
+        """The same error in other words, such as with file and line in front."""
+        return type(self)(*problems)
+
 
 class ListenError(ConfigError):
-    """The configuration may be right, but this machine does not give us an address in it."""
+    """The configuration may be right, but this machine does not give us an address in it.
+
+    `errno` is what the system said, None where it was not asked.
+    """
+
+    def __init__(self, *problems: str, errno: int | None = None) -> None:
+        super().__init__(*problems)
+        self.errno = errno
+
+    def said(self, *problems: str) -> Self:
+        """The same error in other words; see `ConfigError.said`."""
+        return type(self)(*problems, errno=self.errno)
 
 
 class MQTTError(IsthmusError):

@@ -9,8 +9,8 @@ from itertools import combinations
 import pytest
 
 from mosquitto import free_port
-from raw import PUBLISH, Raw, until
-from running import QUICK, Isthmus, back, out
+from raw import PUBACK, PUBLISH, Raw, ack_packet, publish_packet, until
+from running import QUICK, Isthmus, back, bridge, out
 
 BOTH = {"direction": "both", "topics": ["#"], "from": "local"}
 
@@ -201,3 +201,53 @@ async def test_equal_messages_of_a_publisher_all_arrive(isthmus, mosquitto) -> N
     while count < 10_000 and asyncio.get_running_loop().time() < deadline:
         count += len([p for p in await there.arrived() if p.kind == PUBLISH])
     assert count == 10_000
+
+
+HOPS = ("isthmus-hops", "1@aaaaaaaaaaaa")
+
+
+@pytest.mark.parametrize("comes_back_as", ["bridge", "another"])
+async def test_what_was_not_acknowledged_may_come_again(isthmus, far, comes_back_as) -> None:
+    """A bridge that begins a new session, or takes another client id, sends it again: it must not
+    be acknowledged before the far side has it."""
+    near = await isthmus(bridge(far.port, routes={"out": out("t")}))
+    there, _ = await far.client()
+    first = await near.client("bridge", 5)
+    first.send(publish_packet("t", "precious", 1, 1, user=[HOPS]))
+    assert (await there.expect(PUBLISH)).payload == b"precious"  # and no acknowledgement
+    first.reset()
+    await until(lambda: near.app.broker.connected == 0)
+    second = await near.client(comes_back_as, 5)
+    second.send(publish_packet("t", "precious", 1, 1, user=[HOPS]))
+    again = await there.expect(PUBLISH)
+    assert again.payload == b"precious"
+    await second.nothing()
+    there.send(ack_packet(PUBACK, again.packet_id))
+    assert (await second.expect(PUBACK)).code == 0
+    # Now it is safe, and a copy by another way is one too many.
+    third = await near.client("third", 5)
+    third.send(publish_packet("t", "precious", 1, 1, user=[HOPS]))
+    assert (await third.expect(PUBACK)).code == 0
+    third.publish("t", "next")
+    assert (await there.expect(PUBLISH)).payload == b"next"
+
+
+async def test_what_a_bridge_brought_is_not_dropped_for_it_will_not_be_sent_again(isthmus) -> None:
+    """A copy that came by another way has been acknowledged for it."""
+    near = await isthmus(
+        bridge(free_port(), routes={"out": out("t", queue={"max_bytes": "64KiB"})})
+    )
+    first = await near.client("first", 5)
+    first.send(publish_packet("t", "precious", 1, 1, user=[HOPS]))
+    await first.nothing()
+    second = await near.client("second", 5)
+    second.send(publish_packet("t", "precious", 1, 1, user=[HOPS]))
+    assert (await second.expect(PUBACK)).code == 0
+    first.reset()
+    await until(lambda: near.app.broker.connected == 1)
+    filler = await near.client("filler", 5)
+    for number in range(1, 121):
+        filler.send(publish_packet("t", "z" * 700, 1, number))
+    await asyncio.sleep(0.2)
+    drops = near.cloud.drops.counts
+    assert "orphaned" not in drops

@@ -15,13 +15,14 @@ import paho.mqtt.client as paho
 import pytest
 from scram_client import final
 
+from isthmus.app.settings import Settings
 from isthmus.auth.login import Verdict
 from isthmus.auth.method import Step
 from isthmus.auth.passwords import create_entry
 from isthmus.auth.scram_file import create_scram_entry, create_secret
 from isthmus.auth.settings import AuthSettings
 from isthmus.errors import ConfigError
-from mosquitto import command
+from mosquitto import command, free_port
 from raw import (
     AUTH,
     CONNACK,
@@ -544,6 +545,36 @@ async def test_revoked_users_are_disconnected(isthmus: Any, tmp_path: Path) -> N
         assert (await gone.expect(DISCONNECT)).code == 0x87
     await anna.nothing()
     await near.client("c", username="c", password="other")
+
+
+async def test_a_session_that_comes_back_by_another_door_has_its_rights(
+    isthmus: Any, tmp_path: Path
+) -> None:
+    """A listener's `auth` goes and comes back with less: the kept session must not have more."""
+    passwords = users(tmp_path, anna="pw")
+
+    def doors(acl: str, *, own: bool) -> Settings:
+        auth = {"password_file": passwords, "acl_file": rights(tmp_path, acl)}
+        ports = near.app.settings.listeners[0].bind, f"127.0.0.1:{inner}"
+        listeners: list[dict[str, Any]] = [{"bind": ports[0]}]
+        if own:
+            listeners.append({"bind": ports[1], "auth": auth})
+        return Settings.model_validate({"listeners": listeners})
+
+    inner, outer = free_port(), free_port()
+    near = await isthmus({"listeners": [{"bind": f"127.0.0.1:{outer}"}]})
+    how: dict[str, Any] = {"username": "anna", "password": "pw", "session_expiry": 1000}
+    await near.app.reload(doors("user anna\ntopic #\n", own=True))
+    anna = await Raw.client(inner, "anna", **how)
+    await anna.subscribe("secret", qos=1)
+    await near.app.reload(doors("user anna\ntopic open\n", own=False))
+    await near.app.reload(doors("user anna\ntopic open\n", own=True))
+    anna = await Raw.client(inner, "anna", clean=False, **how)
+    assert anna.hello.session_present
+    assert await anna.published("secret", "x", 1) == 0x87
+    other = await Raw.client(outer, "other")
+    await other.published("secret", "x", 1)
+    await anna.nothing()
 
 
 async def test_a_broken_file_changes_nothing(isthmus: Any, tmp_path: Path) -> None:

@@ -171,6 +171,15 @@ def test_a_few_lines_cannot_ask_for_billions(monkeypatch: pytest.MonkeyPatch) ->
         read_yaml(text)
 
 
+def test_merge_keys_cannot_ask_for_billions_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yaml_source, "MAX_NODES", 5000)
+    text = "a0: &a0 {}\n" + "".join(
+        f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 20)
+    )
+    with pytest.raises(DocumentError, match="too big"):
+        read_yaml(text)
+
+
 @pytest.mark.parametrize("read", [read_yaml, read_json, read_toml])
 def test_empty_text(read) -> None:  # type: ignore[no-untyped-def]
     assert not read("").data

@@ -181,6 +181,8 @@ async def test_properties_are_kept_where_both_ends_speak_mqtt_5(mosquitto, isthm
         assert found.payload == b"37.5"
         if version == "5":
             assert 298 <= found.properties.pop("expiry") <= 300
+            if receiver is there:
+                assert found.properties["user"].pop()[0] == "isthmus-hops"
             assert found.properties == sent
         else:
             assert found.properties == {}

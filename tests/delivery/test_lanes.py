@@ -977,6 +977,33 @@ def test_a_lane_of_another_kind_carries_on_with_the_window():
     assert (other.payload, other.dup) == (b"2", False)
 
 
+def test_a_lane_of_another_kind_keeps_the_order_over_a_lost_session():
+    old, new = make_lane(), make_lane()
+    wire = attach(old, receive_maximum=4)
+    fill(old, "1", "2", "3", "4", "5")
+    ack(old, *wire.take()[:2])
+    old.detach()
+    new.replace(old)
+    assert (new.sent, new.queued, old.queued) == (5, 0, 0)
+    attach(new, session_present=True)
+    fill(new, "6")
+    new.detach()
+    assert payloads(attach(new).take()) == ["3", "4", "5", "6"]
+
+
+def test_queued_qos_0_messages_do_not_go_past_the_limit_of_a_peer_that_does_not_read():
+    lane = make_lane(keeps_qos0=True, max_unsent_bytes=100)
+    fill(lane, *"123", qos=0)
+    wire = Wire()
+    wire.blocked = True
+    for _ in range(50):
+        send(lane, "x" * 20, qos=0)
+    attach(lane, wire)
+    sent = wire.take()
+    assert sum(2 + len(packet.body) for packet in sent) <= 100
+    assert lane.drops.counts == {"slow_consumer": 53 - len(sent)}
+
+
 def test_an_abandoned_lane_counts_what_it_drops_and_releases_it():
     lane = make_lane()
     owed = Owed()

@@ -29,7 +29,7 @@ def test_a_message_is_numbered_and_its_way_grows() -> None:
     assert value_of(block) == f"1@{one.identity.decode()}"
     found = two.enter(b"t", OTHERS + block, "one")
     assert found is not None
-    properties, two.arrived = found
+    properties, two.arrived, _ = found
     assert properties == OTHERS
     assert value_of(two.stamp()) == f"1@{one.identity.decode()},{two.identity.decode()}"
     two.arrived = None
@@ -152,3 +152,13 @@ def test_the_property_says_its_length_whatever_the_number() -> None:
         stamp = hops.stamp()
         assert value_of(stamp) == value
         assert stamp == MARK + len(value).to_bytes(2, "big") + value.encode()
+
+
+def test_a_message_that_was_not_made_safe_may_come_by_another_way() -> None:
+    far, here = Hops(), Hops()
+    stamp = far.stamp()
+    entered = here.enter(b"t", stamp, "one")
+    assert entered is not None
+    assert here.enter(b"t", stamp, "two") is None
+    here.forget(entered.key)
+    assert here.enter(b"t", stamp, "two") is not None

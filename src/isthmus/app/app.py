@@ -8,14 +8,14 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
-from isthmus import clock
 from isthmus.app.files import load_files
 from isthmus.auth.access import Access
 from isthmus.broker.broker import LOCAL, Broker
 from isthmus.broker.log_topics import LogTopics
 from isthmus.broker.sys_topics import SysTopics
 from isthmus.connectors.client_ids import ClientIds
-from isthmus.connectors.connector import DEFAULT_QUEUE_BYTES, Connector
+from isthmus.connectors.connector import DEFAULT_QUEUE_BYTES, Connector, settle
+from isthmus.connectors.regrouping import DRAIN_S
 from isthmus.errors import ConfigError
 from isthmus.net.listener import Listener, listen
 from isthmus.net.reactor import Reactor
@@ -25,7 +25,7 @@ from isthmus.routing.route import Route
 from isthmus.routing.table import RouteTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from isthmus.app.reload import Report
@@ -37,10 +37,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("isthmus.app")
 
-DRAIN_S = 8.0
-"""How long a stop waits for far sides to acknowledge what is on its way; systemd kills after 90."""
-
-DRAIN_STEP_S = 0.05
+GOODBYE_S = 0.05
+"""One more turn of the loop at the end, so that goodbyes are flushed."""
 
 GC_THRESHOLDS = (20_000, 20, 20)
 """Messages make no cycles, so the collector need not look after every few hundred of them."""
@@ -136,7 +134,7 @@ class App:
         """Have connectors look for echoes where a route asks for it."""
         wanted = {leg.target for leg in self.legs if leg.settings.loop_guard.memory}
         for name, connector in self.connectors.items():
-            connector.remember_echoes(name in wanted)
+            connector.remember_echoes(wanted=name in wanted)
 
     def watch_retained(self) -> None:
         """Tell every connector which retained messages of the broker lead to it."""
@@ -153,10 +151,10 @@ class App:
                 self.broker.retained,
             )
 
-    def new_entrance(self, index: int) -> Entrance:
+    def new_entrance(self, index: int, doors: Mapping[str, Access]) -> Entrance:
         """What holds for the clients of a listener of the settings."""
         settings = self.settings
-        door = self.doors[settings.realm(index)]
+        door = doors[settings.realm(index)]
         return settings.listeners[index].entrance(door, settings.broker, f"listeners[{index}]")
 
     def open_listener(self, index: int, entrance: Entrance) -> Listener:
@@ -175,7 +173,7 @@ class App:
             )
         except ConfigError as error:
             texts = (f"listeners[{index}].{text}" for text in error.problems)
-            raise type(error)(*texts) from error
+            raise error.said(*texts) from error
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -187,7 +185,7 @@ class App:
         """
         try:
             for index in range(len(self.settings.listeners)):
-                entrance = self.new_entrance(index)
+                entrance = self.new_entrance(index, self.doors)
                 self.listeners.append(self.open_listener(index, entrance))
                 self.entrances.append(entrance)
         except ConfigError:
@@ -236,11 +234,7 @@ class App:
         for listener in self.listeners:
             listener.close()
         self.broker.pause()
-        deadline = clock.monotonic() + DRAIN_S
-        while clock.monotonic() < deadline and any(  # noqa: ASYNC110 - at the end, it may look
-            connector.settling for connector in self.all_connectors()
-        ):
-            await asyncio.sleep(DRAIN_STEP_S)
+        await settle(self.all_connectors(), DRAIN_S)
         left = sum(connector.unsettled for connector in self.all_connectors())
         if left:
             log.warning(
@@ -277,8 +271,7 @@ class App:
             await connector.stop()
         for listener in self.listeners:
             listener.close()
-        # One more turn of the loop, so that goodbyes are flushed.
-        await asyncio.sleep(DRAIN_STEP_S)
+        await asyncio.sleep(GOODBYE_S)
         self.reactor.close()
         for door in self.doors.values():
             door.close()

@@ -36,9 +36,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from isthmus.broker.broker import LOCAL
-from isthmus.connectors.connector import Connector
+from isthmus.connectors.connector import Connector, settle
 from isthmus.connectors.identity import Identity, identities
-from isthmus.errors import ConfigError
+from isthmus.connectors.regrouping import DRAIN_S
+from isthmus.errors import ConfigError, ListenError
 from isthmus.mqtt.reasons import ReasonCode
 from isthmus.net.contexts import server_context
 from isthmus.routing.leg import legs
@@ -61,12 +62,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("isthmus.app")
 
-DRAIN_S = 8.0
-"""How long a removed connector waits for the acknowledgements of what is on its way."""
-
 NEXT_START = ("node", "pid_file")
 """Keys of the root that take effect at the next start; `broker.data` is another."""
-
 
 UNCHANGED = "nothing has changed; the files of users, rights and certificates were read again"
 
@@ -114,13 +111,8 @@ class Reload:
         app.settings = self._new
         try:
             self._prepare()
-        except ConfigError:
-            app.settings = self._old
-            for listener, _ in self._opened.values():
-                listener.suspend()  # at once, as others may need the address back
-                listener.close()
-            for listener in self._suspended:
-                listener.resume()
+        except BaseException:
+            self._restore()
             raise
         removed = self._switch()
         await asyncio.gather(
@@ -129,6 +121,16 @@ class Reload:
         for line in self.report.lines:
             log.info("reload: %s", line)
         return self.report
+
+    def _restore(self) -> None:
+        self._app.settings = self._old
+        for listener, _ in self._opened.values():
+            listener.suspend()  # at once, as others may need the address back
+            listener.close()
+        for door in self._doors.values():
+            door.close()
+        for listener in self._suspended:
+            listener.resume()
 
     def _keep_what_stays(self, settings: Settings) -> Settings:
         old = self._old
@@ -154,37 +156,29 @@ class Reload:
                 self._doors[realm] = app.new_door(realm, sources)
         for index, settings in enumerate(new.listeners):
             if index not in self._same:
-                entrance = self._entrance(index)
+                entrance = app.new_entrance(index, {**app.doors, **self._doors})
                 try:
                     listener = app.open_listener(index, entrance)
-                except ConfigError as error:
+                except ListenError as error:
                     listener = self._open_in_place(index, entrance, error)
                 self._opened[index] = listener, entrance
             elif settings.tls is not None:
                 _check_tls(index, settings.tls)
 
-    def _entrance(self, index: int) -> Entrance:
-        """What holds for the clients of a listener of the new settings."""
-        realm = self._new.realm(index)
-        door = self._doors.get(realm) or self._app.doors[realm]
-        listener = self._new.listeners[index]
-        return listener.entrance(door, self._new.broker, f"listeners[{index}]")
-
-    def _open_in_place(self, index: int, entrance: Entrance, error: ConfigError) -> Listener:
+    def _open_in_place(self, index: int, entrance: Entrance, error: ListenError) -> Listener:
         """Open a listener whose address one that goes away still has, such as * for 127.0.0.1.
 
         Raises:
             ConfigError: it cannot be opened even so.
         """
         app, settings = self._app, self._new.listeners[index]
-        cause = error.__cause__.__cause__ if error.__cause__ is not None else None
         stays = set(self._same.values())
         in_the_way = [
             listener
             for old, listener in enumerate(app.listeners)
             if old not in stays and settings.port and listener.address[1] == settings.port
         ]
-        if not in_the_way or getattr(cause, "errno", None) != errno.EADDRINUSE:
+        if not in_the_way or error.errno != errno.EADDRINUSE:
             raise error
         for listener in in_the_way:
             listener.suspend()
@@ -241,8 +235,9 @@ class Reload:
         for leg in app.legs:
             app.routes[leg.name] = self._route(leg, before.get(leg.name))
         self._note_routes()
+        stay = {id(route) for route in app.routes.values()}
         for route in before.values():
-            if route not in app.routes.values() and route.drops.counts:
+            if id(route) not in stay and route.drops.counts:
                 log.info("%s: it had dropped %s", route.drops.place, route.drops.counts)
         for name in gone:
             app.tables.pop(name).stop()
@@ -290,7 +285,7 @@ class Reload:
             else:
                 listener, entrance = app.listeners[old], app.entrances[old]
                 before = self._old.listeners[old]
-                fresh = self._entrance(index)
+                fresh = app.new_entrance(index, app.doors)
                 if entrance.access is not fresh.access:
                     self._send_away(entrance, "this listener has other users now")
                     entrance = fresh
@@ -308,8 +303,9 @@ class Reload:
                 )
             listeners.append(listener)
             entrances.append(entrance)
+        stay = set(self._same.values())
         for index, listener in enumerate(app.listeners):
-            if index not in self._same.values():
+            if index not in stay:
                 self.report.changes.append(f"listener {self._old.listeners[index].bind}: removed")
                 listener.close()
                 self._send_away(app.entrances[index], "this listener was closed")
@@ -335,11 +331,17 @@ class Reload:
             )
 
     async def _remove(self, connector: Connector) -> None:
-        dropped = await connector.remove(DRAIN_S)
+        arrived = await settle([connector], DRAIN_S)
+        dropped = await connector.remove()
         self._app.leaving.discard(connector)
         text = f"connector {connector.name}: removed"
         if dropped:
-            text += f"; {dropped} message(s) were not acknowledged in {DRAIN_S:g} s and are dropped"
+            why = (
+                "had no connection to leave by"
+                if arrived
+                else f"were not acknowledged in {DRAIN_S:g} s"
+            )
+            text += f"; {dropped} message(s) {why} and are dropped"
             log.warning("%s", text)
         self.report.changes.append(text)
 

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
+from isthmus.app.asking import DONE, NOT_NOW, WRONG
 from isthmus.errors import ConfigError, ListenError
 from isthmus.log import configure
 
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from isthmus.app.settings import LogSettings
 
 log = logging.getLogger("isthmus.app")
-
-DONE, NOT_NOW, WRONG = 0, 1, 2
-"""The exit statuses that `isthmus reload` takes from the answer, as those of `isthmus run`."""
 
 
 class Rereading:
@@ -57,6 +55,7 @@ class Rereading:
         Returns the answer: `status`, and either `changes` (one text each) or `errors`.
         """
         async with self._one:
+            settings = self._app.settings
             try:
                 changes = await self._reload()
             except ConfigError as error:
@@ -66,21 +65,26 @@ class Rereading:
                 status = NOT_NOW if isinstance(error, ListenError) else WRONG
                 return {"status": status, "errors": list(error.problems)}
             except Exception as error:
-                log.exception("reload: it failed half-way; start the process anew")
+                if self._app.settings is settings:
+                    log.exception("reload: it failed; nothing has changed")
+                else:
+                    log.exception("reload: it failed half-way; start the process anew")
                 return {"status": NOT_NOW, "errors": [f"internal error: {error}; see the log"]}
             return {"status": DONE, "changes": changes}
 
     async def _reload(self) -> list[str]:
         loaded = await asyncio.to_thread(self._read)
-        before, after = self._app.settings.log, loaded.settings.log
+        settings, after = self._app.settings, loaded.settings.log
         try:
-            if before != after:
+            if settings.log != after:
                 _set_up_log(after)
             report = await self._app.reload(loaded.settings)
-        except ConfigError as error:
-            if before != after:
-                _set_up_log(before)
-            raise loaded.placed(error) from error
+        except BaseException as error:
+            if settings.log != after and self._app.settings is settings:
+                _set_up_log(settings.log)
+            if isinstance(error, ConfigError):
+                raise loaded.placed(error) from error
+            raise
         for note in loaded.notes:
             log.log(logging.WARNING if note.loud else logging.INFO, "%s", note)
         return report.lines

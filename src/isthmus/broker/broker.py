@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from isthmus.auth.access import Access
     from isthmus.auth.principal import Principal
+    from isthmus.auth.rights import Rights
     from isthmus.broker.settings import BrokerSettings
     from isthmus.delivery.plan import Plan
     from isthmus.delivery.receipt import Receipt
@@ -225,7 +226,7 @@ class Broker:
             )
             self.sessions[principal.client_id] = session
         else:
-            self.renew_principal(session, principal)
+            self.renew_principal(session, principal, client.access.rights)
         if session.expires is not None:
             session.expires.cancel()
             session.expires = None
@@ -339,10 +340,10 @@ class Broker:
         self.forget_rights()
         return ended
 
-    def renew_principal(self, session: Session, principal: Principal) -> None:
+    def renew_principal(self, session: Session, principal: Principal, rights: Rights) -> None:
         """The user of a session has logged in again, perhaps with other rights."""
-        changed = session.principal.grants != principal.grants
-        session.principal = principal
+        changed = session.principal.grants != principal.grants or session.rights is not rights
+        session.principal, session.rights = principal, rights
         if changed:
             session.withdraw_unreadable()
             self.forget_rights()

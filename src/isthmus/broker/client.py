@@ -290,7 +290,8 @@ class Client(Source):
         if verdict.username != session.principal.username:
             return False
         self.verdict = verdict
-        self._broker.renew_principal(session, replace(session.principal, grants=verdict.grants))
+        principal = replace(session.principal, grants=verdict.grants)
+        self._broker.renew_principal(session, principal, session.rights)
         self._watch_expiry()
         return True
 
@@ -340,7 +341,13 @@ class Client(Source):
         self.session = session
         self.lane = session.lane
         self.received_qos2 = session.received_qos2
-        self.origin = Origin(session, client_id, username or "", self._writer(principal))
+        self.origin = Origin(
+            session,
+            client_id,
+            username or "",
+            self._writer(principal),
+            way=(session.mount, username, client_id),
+        )
         self.respond(Connack(present, 0, properties))
         peer = self.connection.peer
         session.lane.attach(

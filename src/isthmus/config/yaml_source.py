@@ -67,9 +67,7 @@ class _Builder:
         self._nodes = 0
 
     def build(self, node: Node, loc: Loc) -> Any:
-        self._nodes += 1
-        if self._nodes > MAX_NODES:
-            raise DocumentError(_position(node).line, "is too big after its aliases are expanded")
+        self._count(node)
         if id(node) in self._open:
             self._problem(loc, "refers to itself")
             return None
@@ -82,6 +80,11 @@ class _Builder:
             return self._scalar(node, loc)
         finally:
             self._open.discard(id(node))
+
+    def _count(self, node: Node) -> None:
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            raise DocumentError(_position(node).line, "is too big after its aliases are expanded")
 
     def _mapping(self, node: MappingNode, loc: Loc) -> dict[str, Any]:
         self._check_tag(node, "map", loc)
@@ -112,6 +115,7 @@ class _Builder:
             else:
                 yield key_node, value_node, False
         for source in sources:
+            self._count(source)
             if isinstance(source, MappingNode) and id(source) not in self._open:
                 self._open.add(id(source))
                 for key_node, value_node, _ in self._pairs(source, loc):

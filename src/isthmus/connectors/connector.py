@@ -19,7 +19,7 @@ from isthmus.connectors.live_settings import kind_of_lane, needs_new_connections
 from isthmus.connectors.member import LASTING_REFUSALS, Member
 from isthmus.connectors.no_connection import NoConnectionOutlet
 from isthmus.connectors.notifications import Notifications
-from isthmus.connectors.queued_lane import QueuedLane, QueuedOutlet, TokenBucket
+from isthmus.connectors.queued_lane import LimitedOutlet, QueuedLane, TokenBucket
 from isthmus.connectors.regrouping import Regrouping
 from isthmus.connectors.retained_sync import RetainedSync
 from isthmus.connectors.subscriptions import Subscriptions
@@ -37,7 +37,7 @@ from isthmus.net.dial import dial
 from isthmus.net.socket_options import SocketOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from isthmus.connectors.address import Address
     from isthmus.connectors.client_ids import ClientIds
@@ -57,6 +57,7 @@ UNSENT_BYTES = 16 << 20
 """QoS 0 bytes that wait for a far side which does not read; more is dropped and counted."""
 
 LOOK_S = 0.05
+"""Between two looks whether everything has arrived; no message pays for being watched."""
 
 
 class Connector:
@@ -97,7 +98,7 @@ class Connector:
         self.drops = Drops(f"connector {name}", log)
         self.watcher: Watcher | None = None
         self.exchange = Exchange(name)
-        self.origin = Origin(self, settings.local_client_id or "")
+        self.origin = Origin(self, settings.local_client_id or "", way=name)
         self.notifications = Notifications(settings.notifications)
         self.retained_sync = RetainedSync(self, enabled=settings.send_retained)
         self._allowed_flags = KEEP  # what the far side allows
@@ -150,7 +151,9 @@ class Connector:
             "max_unsent_bytes": self.unsent_bytes,
             "traffic": self.traffic,
         }
-        if plain or kind_of_lane(settings) is Lane:
+        if plain:
+            return Lane(self.drops, **limits)
+        if kind_of_lane(settings) is Lane:
             return Lane(self.drops, **limits)
         return QueuedLane(
             self.drops,
@@ -160,7 +163,7 @@ class Connector:
             **limits,
         )
 
-    def remember_echoes(self, wanted: bool = True) -> None:
+    def remember_echoes(self, *, wanted: bool) -> None:
         """Cancel what the far side sends back, where routes ask for it."""
         if wanted != (self.echoes is not None):
             self.echoes = Echoes(self.drops) if wanted else None
@@ -195,28 +198,22 @@ class Connector:
         for member in self.members:
             await member.stop(for_good=for_good)
 
-    async def remove(self, longest_s: float) -> int:
-        """Let what is on its way arrive for so long, then stop for good.
+    async def remove(self) -> int:
+        """Stop for good, and drop what is left; see `settle` for what comes before.
 
         Returns how many messages were dropped; whoever waited for their acknowledgement gets it, as
         for a message that nobody has subscribed to.
         """
-        deadline = clock.monotonic() + longest_s
-        while self.settling and clock.monotonic() < deadline:  # noqa: ASYNC110 - as at the end
-            await asyncio.sleep(LOOK_S)
         await self.stop(for_good=True)
         return sum(lane.abandon("connector_removed") for lane in self._lanes())
 
     async def change(
         self, settings: ConnectorSettings, client_ids: ClientIds, found: list[Identity]
     ) -> None:
-        """Take other settings, and `found`, the identities that come of them.
+        """Take other settings, and `found`, the identities that were made with them.
 
         Lanes keep what is in them. A connection is made anew if what it was opened with has
         changed, or if it is down; see `live_settings`.
-
-        Raises:
-            ConfigError: never, if `found` was made with these settings.
         """
         before, self.settings = self.settings, settings
         kept = {one.client_id: member for one, member in zip(self.identities, self.members)}  # noqa: B905
@@ -385,7 +382,9 @@ class Connector:
             plan.add(NoConnectionOutlet(self.drops, connection or b"", echo_key=self))
             return
         allowed = compose(flags, self._allowed_flags)
-        kind = QueuedOutlet if isinstance(lane, QueuedLane) else LaneOutlet
+        # A bucket comes or goes with new ways; see `_take_settings`.
+        limited = isinstance(lane, QueuedLane) and lane.bucket is not None
+        kind = LimitedOutlet if limited else LaneOutlet
         hops = self.hops if guard.hops and self.settings.version == "5" else None
         outlet = kind(lane, topic, allowed, memory=memory, echo_key=self, hops=hops)
         if guard.memory and self.echoes is not None:
@@ -624,6 +623,16 @@ class Connector:
         # What a filter that goes covered, first.
         client.subscribe({name: qos for name, qos in missing.items() if name not in pending})
         client.unsubscribe(self.subscriptions.surplus(member.index))
+
+
+async def settle(connectors: Collection[Connector], longest_s: float) -> bool:
+    """Let what is on its way over open connections arrive, for so long; whether it all did."""
+    deadline = clock.monotonic() + longest_s
+    while any(connector.settling for connector in connectors):
+        if clock.monotonic() >= deadline:
+            return False
+        await asyncio.sleep(LOOK_S)
+    return True
 
 
 def _bucket(settings: ConnectorSettings) -> TokenBucket | None:

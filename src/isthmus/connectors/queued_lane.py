@@ -144,8 +144,8 @@ class QueuedLane(Lane):
             self._limit, self.room = self.room, 0
 
 
-class QueuedOutlet(LaneOutlet):
-    """One topic on a `QueuedLane`."""
+class LimitedOutlet(LaneOutlet):
+    """One topic on a `QueuedLane` that has a bucket."""
 
     __slots__ = ()
 
@@ -153,8 +153,7 @@ class QueuedOutlet(LaneOutlet):
         """Send or queue one message; see `Outlet.send`."""
         lane = self.lane
         first = self.first[flags]
-        limited = isinstance(lane, QueuedLane) and lane.bucket is not None
-        if first < 0x32 and limited and lane.link is not None:
+        if first < 0x32 and lane.link is not None:
             lane.enqueue(self.topic, first, properties + self.stamp, payload, None)
         else:
             super().send(flags, properties, payload, receipt)

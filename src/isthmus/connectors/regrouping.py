@@ -7,13 +7,17 @@ So this is a barrier:
 1. From now on every message, QoS 0 too, waits in a lane without a connection: one for each new
    member, a generation of them.
 2. Members that stay send what they have. Members that leave do so too, until nothing is in flight
-   and their subscriptions have been granted to others, or for `LEAVE_S`; then they say goodbye, and
+   and their subscriptions have been granted to others, or for `DRAIN_S`; then they say goodbye, and
    what they have left goes to one that stays.
 3. When nothing is left of what was there before, the generation moves to the lanes of the members,
    and messages go straight to them again.
 
-Another change in between only adds a generation. A member that is down does not hold up the others:
-after `STUCK_S` what waits for it, and was never sent, goes to one that is connected.
+Another change in between only adds a generation.
+
+A member that is down holds up the others for `STUCK_S`, no longer. Then what waits for it goes to
+one that is connected, and the order of its topics is no longer kept: what it had in flight stays
+with it, as the far side may have that already, so it is sent again when the member is connected,
+and may arrive after younger messages. If no member is connected, all wait.
 """
 
 from __future__ import annotations
@@ -24,16 +28,21 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from isthmus import clock
+from isthmus.delivery.lane import Lane
 
 if TYPE_CHECKING:
     from isthmus.connectors.connector import Connector
     from isthmus.connectors.member import Member
-    from isthmus.delivery.lane import Lane
 
 log = logging.getLogger("isthmus.connectors")
 
-LEAVE_S = 8.0
+DRAIN_S = 8.0
+"""How long what goes waits for the acknowledgements of what is on its way: a member of a pool, a
+connector, the process, which systemd kills after 90."""
+
 STUCK_S = 2.0
+"""How long a member that is down holds up the others."""
+
 STEP_S = 0.02
 
 
@@ -65,7 +74,7 @@ class Regrouping:
         now = clock.monotonic()
         for member in leaving:
             member.leaving = True
-            self._leaving[member] = now + LEAVE_S
+            self._leaving[member] = now + DRAIN_S
         members: list[Member | None] = [*self._connector.members] or [None]
         lanes = {member: self._connector.new_lane(plain=True) for member in members}
         for lane in lanes.values():
@@ -122,8 +131,7 @@ class Regrouping:
     async def _let_go(self, member: Member) -> None:
         await member.stop(for_good=True)
         self._leaving.pop(member, None)
-        heir = self._heir()
-        heir.inherit(member.lane)
+        self._move(member.lane, self._heir())
         self._connector.retained_sync.moved(member.lane)
 
     def _empty(self, now: float) -> bool:
@@ -140,9 +148,14 @@ class Regrouping:
                 if not connected or now - since < STUCK_S:
                     empty = False
                 elif lane.queued:
-                    connected[0].lane.inherit(lane, inflight=False)
+                    self._move(lane, connected[0].lane, inflight=False)
                     empty = False
         return empty
+
+    def _move(self, lane: Lane, heir: Lane, *, inflight: bool = True) -> None:
+        parked = self._connector.new_lane(plain=True)
+        parked.inherit(lane, inflight=inflight)
+        heir.inherit(parked)
 
     def _heir(self) -> Lane:
         """The lane that takes what a member leaves: a connected one, if there is one."""

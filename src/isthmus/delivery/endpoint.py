@@ -24,10 +24,11 @@ class Origin:
     `key` is the session or the connector that sent it. Outlets that must not echo carry the same
     object and are left out of the plan. `client_id` and `username` are those of the publisher, for
     templates that name them; both are "" where there is none. `writer` answers whether the
-    publisher of a retained message may still publish it; None where nobody asks.
+    publisher of a retained message may still publish it; None where nobody asks. `way` names the
+    sender for the loop guard: equal for whoever comes back, also with a new session.
     """
 
-    __slots__ = ("client_id", "key", "username", "writer")
+    __slots__ = ("client_id", "key", "username", "way", "writer")
 
     def __init__(
         self,
@@ -35,8 +36,10 @@ class Origin:
         client_id: str = "",
         username: str = "",
         writer: Writer | None = None,
+        way: object = None,
     ) -> None:
         self.key = key
+        self.way = key if way is None else way
         self.client_id = client_id
         self.username = username
         self.writer = writer

@@ -8,6 +8,8 @@ with a number that its first process gave it, and the processes that it has pass
 finds itself there drops the message: it has come back. One that got the same number of the same
 first process by another way drops it too, so that in a ring or a mesh each message arrives once.
 A repetition by the same way is let through: that is how what was not acknowledged is sent again.
+And so is a copy by another way if the first one has not been acknowledged and will not be, as its
+connection ended or it was refused (`forget`).
 
 The identity of a process is new at each start, so its numbers never repeat. Local clients do not
 see the property; a client that subscribes with both "no local" and "retain as published", as
@@ -19,7 +21,7 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from isthmus import clock
 from isthmus.metrics.drops import Drops
@@ -47,6 +49,21 @@ ALARM_S = 10.0
 _VALUE = re.compile(rb"([0-9a-f]{1,16}@[0-9a-f]{12})((?:,[0-9a-f]{12})*)")
 
 
+Key = tuple[bytes, bytes]
+"""What is remembered of a message: its number with the process that gave it, and its topic."""
+
+
+class Entered(NamedTuple):
+    """A message that may go on: its properties without the hops, and their value.
+
+    `value` is None where the property is not one of ours. `key` is for `Hops.forget`.
+    """
+
+    properties: bytes
+    value: bytes | None
+    key: Key
+
+
 class Hops:
     """The loop guard of one process, shared by all its endpoints.
 
@@ -62,8 +79,8 @@ class Hops:
         self._longer_at = 1
         self._before = b""
         self._after = b"@" + self.identity
-        self._young: dict[tuple[bytes, bytes], int] = {}
-        self._old: dict[tuple[bytes, bytes], int] = {}
+        self._young: dict[Key, object] = {}
+        self._old: dict[Key, object] = {}
         self._alarm_until = 0.0
         self._alarm_count = 0
 
@@ -84,11 +101,10 @@ class Hops:
         self._before = MARK + (digits + len(self._after)).to_bytes(2, "big")
         self._longer_at = 16**digits
 
-    def enter(self, topic: bytes, properties: bytes, source: object) -> tuple[bytes, bytes] | None:
-        """Look at a message that carries hops and came from `source`.
+    def enter(self, topic: bytes, properties: bytes, way: object) -> Entered | None:
+        """Look at a message that carries hops and came by `way`, which is compared by its value.
 
-        Returns its properties without them, and the value of the property; the value is empty where
-        it is not one of ours. None if the message must be dropped, which is counted.
+        None if the message must be dropped, which is counted.
         """
         at = properties.find(MARK)
         start = at + len(MARK) + 2
@@ -97,7 +113,7 @@ class Hops:
         properties = properties[:at] + properties[end:]
         match = _VALUE.fullmatch(value)
         if match is None:
-            return properties, b""
+            return Entered(properties, None, (b"", b""))
         message = match[1]
         if self.identity in value:
             self._drop("loop", topic)
@@ -106,7 +122,6 @@ class Hops:
             self._drop("too_many_hops", topic)
             return None
         key = message, topic
-        way = id(source)
         first = self._young.get(key) or self._old.get(key)
         if first is None:
             if len(self._young) >= REMEMBERED:
@@ -116,7 +131,12 @@ class Hops:
         elif first != way:
             self._drop("other_way", topic)
             return None
-        return properties, value
+        return Entered(properties, value, key)
+
+    def forget(self, key: Key) -> None:
+        """The message that entered with `key` was not made safe: let it come by any way."""
+        self._young.pop(key, None)
+        self._old.pop(key, None)
 
     def _drop(self, reason: str, topic: bytes) -> None:
         self.drops.add(reason, topic)

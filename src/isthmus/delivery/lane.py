@@ -40,7 +40,7 @@ from isthmus.mqtt.properties import with_message_expiry
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from isthmus.delivery.receipt import Receipt
+    from isthmus.delivery.receipt import Receipt, Settler
     from isthmus.metrics.drops import Drops
     from isthmus.mqtt.aliases import OutboundAliases
     from isthmus.net.link import Link
@@ -256,7 +256,8 @@ class Lane:
         if count:
             mine = self._open_queue()
             while queue:
-                mine.append(queue.popleft())
+                # The places that messages had in one lane say nothing among those of another.
+                mine.append(queue.popleft()._replace(order=NEVER_SENT))
             self.full = self.full or mine.size > self.max_queued_bytes
         if self.link is not None:
             self.pump()
@@ -270,7 +271,10 @@ class Lane:
         self.inherited = other.inherited
         self._attached = other._attached
         self._left_at = other._left_at
-        self.inherit(other, inflight=False)
+        self.sent, self.refused = other.sent, other.refused
+        self._queue, other._queue = other._queue, None
+        self.waiting = self._queue is not None
+        self.full = other.full
 
     def abandon(self, reason: str) -> int:
         """Drop and count all that waits or is in flight, and release it; returns how many.
@@ -428,17 +432,16 @@ class Lane:
             item.receipt.holds += 1
         self._send(item)
 
-    def give_back(self, receipt: Receipt) -> list[Queued]:
-        """Take the QoS 1 messages of `receipt` that are in flight out, in order.
+    def give_back(self, source: Settler) -> list[Queued]:
+        """Take the QoS 1 messages of `source` that are in flight out, in order, with their holds.
 
         For a lane without a connection: others get them. QoS 2 stays, as its exchange has begun.
         """
         found = []
-        for packet_id, (packet, owner, _, _) in list(self.entries.items()):
-            if owner is receipt and not packet[0] & 4:
+        for packet_id, (packet, receipt, index, order) in list(self.entries.items()):
+            if receipt is not None and receipt.source is source and not packet[0] & 4:
                 del self.entries[packet_id]
-                receipt.release()
-                found.append(from_packet(packet, None, 0, NEVER_SENT, v5=self.v5))
+                found.append(from_packet(packet, receipt, index, order, v5=self.v5))
         return found
 
     def _send(self, item: Queued) -> None:
@@ -468,8 +471,12 @@ class Lane:
         if qos:
             order = self.sent if order == NEVER_SENT else order
             self.entries[packet_id] = (packet, receipt, index, order)
-        elif receipt is not None:
-            receipt.release()
+        else:
+            if receipt is not None:
+                receipt.release()
+            if link.blocked:
+                self.send_blocked(packet, len(payload))
+                return
         if self.aliases is not None:
             packet = self.with_alias(packet)
         if not link.out:

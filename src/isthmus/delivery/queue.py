@@ -138,6 +138,7 @@ class Queue:
         Nobody was told that they are safe, so their publishers send them again. Without this, one
         that reconnects while the far side is down would add its messages each time. A QoS 2
         message is not sent anew, but bound to the one that waits here, while its session lives.
+        What another broker brought stays: the loop guard may have dropped another copy for it.
 
         Looks only when the queue has doubled since the last time.
         """
@@ -161,5 +162,6 @@ def _orphaned(receipt: Receipt | None) -> bool:
     return (
         receipt is not None
         and receipt.source.closed
+        and not receipt.source.bridges
         and (receipt.prefix[0] == PUBACK or not receipt.source.remembers(receipt.ids[0]))
     )

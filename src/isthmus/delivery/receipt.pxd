@@ -2,6 +2,7 @@ cimport cython
 
 
 cdef class Settler:
+    cdef public bint bridges
     cdef public bint closed
     cdef public bint v5
 

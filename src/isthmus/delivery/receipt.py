@@ -20,14 +20,16 @@ from abc import abstractmethod
 class Settler:
     """Who is told that a receipt has no holds left: where its messages came from.
 
-    `v5` says that reason codes can be sent there, `closed` that nothing can be sent any more.
+    `v5` says that reason codes can be sent there, `closed` that nothing can be sent any more,
+    `bridges` that others may have been told that a message is safe because this one brought it.
     """
 
-    __slots__ = ("closed", "v5")
+    __slots__ = ("bridges", "closed", "v5")
 
     def __init__(self) -> None:
         self.v5 = False
         self.closed = False
+        self.bridges = False
 
     def settled(self, receipt: Receipt) -> None:
         """All messages of `receipt` are safe, or have ended with a code."""

@@ -17,6 +17,7 @@ cdef class Source(Settler):
     cdef public dict _plans
     cdef public Connection connection
     cdef public object echoes
+    cdef public dict entered
     cdef public object hops
     cdef public Lane lane
     cdef public Link link

@@ -23,8 +23,10 @@ from isthmus.mqtt.encoder import encode
 from isthmus.mqtt.packets import Puback, Pubcomp, Pubrec, Pubrel
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from isthmus.delivery.echoes import Echoes
-    from isthmus.delivery.hops import Hops
+    from isthmus.delivery.hops import Hops, Key
     from isthmus.delivery.lane import Lane
     from isthmus.mqtt.codec import Event
     from isthmus.mqtt.connection import Connection
@@ -63,6 +65,9 @@ LOOK_EVERY = 16
 ANSWER_BYTES = 64
 """What an acknowledgement that waits to be sent takes in memory, roughly."""
 
+REMEMBERED_HOPS = 1000
+"""Messages with hops that are remembered beyond those that wait for their acknowledgement."""
+
 LONGEST_PAUSE_S = 10.0
 """How long a publisher is not read at a time; less where half its keep alive is less."""
 
@@ -93,8 +98,9 @@ class Source(Settler):
     Subclasses say where a topic goes (`find_plan`) and answer everything that is not a message
     (`handle`). `unacked` counts received QoS 1 and 2 messages whose acknowledgement has not been
     sent; `max_unacked` is the receive maximum that the peer was told. `hops` is the loop guard,
-    `echoes` what was sent to a far side that may send it back; both may be None. `traffic` is where
-    everything is counted.
+    `echoes` what was sent to a far side that may send it back; both may be None. `entered` are the
+    messages that carried hops, by packet identifier: None for a peer that passes none on. `traffic`
+    is where everything is counted.
     """
 
     __slots__ = (
@@ -106,6 +112,7 @@ class Source(Settler):
         "_work_until",
         "connection",
         "echoes",
+        "entered",
         "hops",
         "lane",
         "link",
@@ -132,6 +139,7 @@ class Source(Settler):
         self.lane: Lane | None = None
         self.hops: Hops | None = None
         self.echoes: Echoes | None = None
+        self.entered: dict[bytes, Key] | None = None
         self.origin = Origin(self)
         self.received_qos2: dict[bytes, Incoming] | None = None
         self._plans: dict[bytes, Plan] = {}
@@ -316,18 +324,37 @@ class Source(Settler):
         if self.echoes is not None and self.echoes.returned(topic, payload, retain=flags & 1 > 0):
             plan = NOWHERE
         elif hops is not None and MARK in properties:
-            found = hops.enter(topic, properties, self.origin.key)
+            found = hops.enter(topic, properties, self.origin.way)
             if found is None:
                 plan = NOWHERE
             else:
-                properties, value = found
-                hops.arrived = value or None
+                properties, hops.arrived, key = found
+                if packet_id:
+                    self._remember_hops(packet_id, key)
         try:
             event = flags, topic, packet_id, properties, payload
             return self._publish_rare(event, plan, receipt)
         finally:
             if hops is not None:
                 hops.arrived = None
+
+    def _remember_hops(self, packet_id: bytes, key: Key) -> None:
+        """Until it is acknowledged, a message with hops may have to be let in by another way."""
+        entered = self.entered
+        if entered is None:
+            entered = self.entered = {}
+            self.bridges = True
+        elif len(entered) > 2 * self.unacked + REMEMBERED_HOPS:
+            owed = {found for receipt in self._pending for found in receipt.ids}
+            entered = self.entered = {old: entered[old] for old in owed if old in entered}
+        entered[packet_id] = key
+
+    def _forget_hops(self, packet_ids: Iterable[bytes]) -> None:
+        if self.entered is not None and self.hops is not None:
+            for packet_id in packet_ids:
+                key = self.entered.get(packet_id)
+                if key is not None:
+                    self.hops.forget(key)
 
     def _publish_qos2(
         self, flags: int, packet_id: bytes, properties: bytes, payload: bytes, outlets: list[Any]
@@ -414,6 +441,8 @@ class Source(Settler):
         packets = []
         for index, packet_id in enumerate(receipt.ids):
             code = codes.get(index, 0)
+            if code:
+                self._forget_hops((packet_id,))
             if self.v5 or code < 0x80:
                 packets.append(
                     encode(record(int.from_bytes(packet_id, "big"), code), 5 if self.v5 else 4)
@@ -538,6 +567,8 @@ class Source(Settler):
         self.closed = True
         self._held = None
         self.go_on()
+        for receipt in self._pending:
+            self._forget_hops(receipt.ids)
         self._pending.clear()
         self.forget_plans()
 

@@ -303,7 +303,8 @@ def _bind(settings: ListenerSettings) -> list[socket.socket]:
         for sock in sockets:
             sock.close()
         hint = _HINTS.get(error.errno or 0, "")
-        raise ListenError(f"bind: {settings.bind}: {describe(error)}{hint}") from error
+        text = f"bind: {settings.bind}: {describe(error)}{hint}"
+        raise ListenError(text, errno=error.errno) from error
     if not sockets:
         raise ListenError(f"bind: {settings.bind}: this system does not support the address")
     return sockets

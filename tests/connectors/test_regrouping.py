@@ -1,0 +1,93 @@
+"""A pool gets other members: what becomes of what waits, and in which order."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from isthmus.app.settings import Settings
+from raw import PUBACK, PUBLISH, Raw, ack_packet, until
+from running import bridge, out
+
+
+async def members(far: Any, count: int, **values: Any) -> dict[str, Raw]:
+    """The connections of so many members, by client id."""
+    found = {}
+    for _ in range(count):
+        raw, hello = await far.client(**values)
+        found[hello.client_id] = raw
+    return found
+
+
+def configuration(far: Any, *names: str) -> dict[str, Any]:
+    return bridge(far.port, routes={"out": out("out/#")}, static_client_ids={"edge": list(names)})
+
+
+async def change(near: Any, data: dict[str, Any]) -> None:
+    listeners = near.app.settings.model_dump(mode="json")["listeners"]
+    bind = {"bind": listeners[0]["bind"]}
+    await near.app.reload(Settings.model_validate({"listeners": [bind], **data}))
+
+
+def topic_of(near: Any, name: str) -> str:
+    """A topic whose messages take the member with this client id."""
+    return next(
+        topic for topic in (f"out/{number}" for number in range(1000))
+        if near.cloud.client_id_of(topic.encode()) == name
+    )  # fmt: skip
+
+
+async def test_what_comes_from_another_member_keeps_its_order_when_a_session_is_lost(
+    isthmus: Any, far: Any
+) -> None:
+    near = await isthmus(configuration(far, "a", "b"))
+    there = await members(far, 2, receive_maximum=2)
+    await near.connected()
+    here, topic = await near.client("here"), topic_of(near, "b")
+    for number in range(6):  # so that the numbers of b's lane are higher than those of a's
+        here.publish(topic, f"before {number}", 1)
+        got = await there["b"].expect(PUBLISH)
+        there["b"].send(ack_packet(PUBACK, got.packet_id))
+        await here.expect(PUBACK)
+    for number in range(4):
+        here.publish(topic, str(number), 1)
+    for number in range(2):
+        assert (await there["b"].expect(PUBLISH)).payload == str(number).encode()
+    await until(lambda: near.cloud.members[1].lane.queued == 2)
+    far.stop_listening()
+    there["b"].reset()
+    await until(lambda: near.cloud.members[1].state != "connected")
+    await change(near, configuration(far, "a"))
+    first = [await there["a"].expect(PUBLISH) for _ in range(2)]
+    assert [one.payload for one in first] == [b"0", b"1"]
+    # 2 goes out after 1: both are in flight when the far side forgets everything.
+    there["a"].send(ack_packet(PUBACK, first[0].packet_id))
+    assert (await there["a"].expect(PUBLISH)).payload == b"2"
+    there["a"].reset()
+    await far.start()
+    again = (await members(far, 1))["a"]
+    assert [(await again.message()).payload for _ in range(3)] == [b"1", b"2", b"3"]
+
+
+async def test_a_member_that_is_down_holds_the_others_up_for_a_while_only(
+    isthmus: Any, far: Any
+) -> None:
+    near = await isthmus(configuration(far, "a", "b"))
+    there = await members(far, 2, receive_maximum=1)
+    await near.connected()
+    here, topic = await near.client("here"), topic_of(near, "b")
+    for number in range(2):
+        here.publish(topic, str(number), 1)
+    assert (await there["b"].expect(PUBLISH)).payload == b"0"
+    there["b"].reset()
+    await until(lambda: near.cloud.members[1].state != "connected")
+    changing = asyncio.create_task(change(near, configuration(far, "a", "b", "c")))
+    late = await far.accept()  # b and c try; nobody answers
+    await changing
+    here.publish(topic, "2", 1)
+    assert near.cloud.regrouping
+    # 1 was never sent and goes over a; 0 stays with b, and comes when b is back.
+    assert (await there["a"].message()).payload == b"1"
+    await until(lambda: not near.cloud.regrouping)
+    assert near.cloud.members[1].lane.inflight == 1
+    late.close()
