@@ -2,8 +2,9 @@
 
 The group is the lane. What no member has room for waits here, and goes to whoever has room first;
 a message that a member had not acknowledged when its connection ended comes back here, before all
-others (MQTT-4.8.2-5 allows it at once). QoS 2 stays with its member (MQTT-4.8.2-4), and what a
-member refuses is discarded and counted (MQTT-4.8.2-6).
+others (MQTT-4.8.2-5 allows it at once). It goes on as it was published: what the member got of it
+depends on that one's version, QoS and subscription identifier. QoS 2 stays with its member
+(MQTT-4.8.2-4), and what a member refuses is discarded and counted (MQTT-4.8.2-6).
 
 Members take turns. One that is away is left out, and so is one whose window is full, or for QoS 0
 one that does not read. Each member gets its messages in the order of their publication.
@@ -13,12 +14,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from isthmus import clock
 from isthmus.broker.session import Session, Subscription, stamp
 from isthmus.delivery.outlet import KEEP, LaneOutlet, Outlet, compose
-from isthmus.delivery.queue import Queue, Queued
-from isthmus.delivery.receipt import Receipt, Settler, open_receipt
-from isthmus.mqtt.properties import message_expiry
+from isthmus.delivery.queue import Queue, Queued, expiry
+from isthmus.delivery.receipt import Receipt, Settler
+from isthmus.mqtt.properties import PropertyId
 
 if TYPE_CHECKING:
     from isthmus.broker.settings import LimitSettings
@@ -29,25 +29,48 @@ if TYPE_CHECKING:
 
 PUBACK = b"\x40\x02"
 
+EXPIRY = int(PropertyId.MESSAGE_EXPIRY_INTERVAL)
+
+RUN = 64
+"""How many messages share a mark, at most."""
+
+SHORT_BYTES = 256
+"""A message with a longer topic and properties has a mark of its own."""
+
+
+class Held(Receipt):
+    """Marks QoS 1 messages in the lanes of members, and knows how they were published.
+
+    A run of messages shares one, so that it costs little for each. The lanes' entries carry it, so
+    it is forgotten together with the last of them. Nobody waits for it: in the place of packet
+    identifiers, `ids` has for each message its topic with the length, first byte, properties, when
+    it expires, and its number in the group. The payload is in the lane.
+    """
+
+    __slots__ = ()
+
+    ids: list[Any]
+
 
 class ShareGroup(Settler):
     """The sessions that subscribed to one `$share/{group}/{filter}`.
 
-    `version` changes with the members. `receipt` marks the messages of this group in the lanes of
-    its members; nobody waits for it.
+    `version` changes with the members, `turn` says which of them had the last message. What is
+    QoS 1 to a member, or waits, is numbered as it arrives: the `order` of what is in `queue`.
     """
 
     def __init__(self, limits: LimitSettings, drops: Drops) -> None:
         super().__init__()
         self.v5 = True
         self.version = 0
+        self.turn = 0
         self.queue = Queue()
-        self.receipt: Receipt = open_receipt(self, PUBACK)
-        self.receipt.ids = [b"\0\0"]
         self.drops = drops
         self.limits = limits
         self._members: dict[Lane, tuple[Session, Subscription]] = {}
-        self._turn = 0
+        self._numbered = 0
+        self._held_ids: list[Any] = []
+        self._held = self._mark(self._held_ids)
 
     def __len__(self) -> int:
         """How many members there are."""
@@ -73,9 +96,12 @@ class ShareGroup(Settler):
 
     def disconnected(self, lane: Lane) -> None:
         """The connection of a member has ended: others get what it has not acknowledged."""
-        mount = self._members[lane][0].mount
-        for item in lane.give_back(self.receipt):
-            self.queue.put_back(item._replace(topic=_with_length(mount + item.topic[2:])))
+        items = []
+        for item in lane.give_back(self):
+            assert isinstance(item.receipt, Held)
+            topic, first, properties, expires, number = item.receipt.ids[item.place]
+            items.append(Queued(topic, first, properties, item.payload, None, 0, expires, number))
+        self.queue.put_back(*items)
         for other in list(self._members):
             if not self.queue:
                 break
@@ -98,21 +124,65 @@ class ShareGroup(Settler):
                 self.drops.add("denied", topic)
                 continue
             first = 0x30 | flags[item.first & 7]
-            properties = item.properties + stamp([subscription])
+            held, place = None, 0
+            if first & 6 == 2:
+                held = self._hold(item.topic, item.first, item.properties, item.expires, item.order)
+                place = len(held.ids) - 1
             lane.give(
-                item._replace(
-                    topic=_with_length(own),
-                    first=first,
-                    properties=properties,
-                    receipt=self.receipt,
+                Queued(
+                    _with_length(own),
+                    first,
+                    item.properties + stamp([subscription]),
+                    item.payload,
+                    held,
+                    place,
+                    item.expires,
                 )
             )
 
+    def hold(self, topic: bytes, flags: int, properties: bytes) -> Held:
+        """The mark of a new message that goes to a member at once; `topic` has its length."""
+        number = self._numbered = self._numbered + 1
+        ids = self._held_ids
+        size = len(topic)
+        expires = None
+        if properties:
+            size += len(properties)
+            if EXPIRY in properties:  # without that byte there is none, and no need to look
+                expires = expiry(properties)
+        if size > SHORT_BYTES or len(ids) >= RUN:
+            return self._hold(topic, 0x30 | flags, properties, expires, number)
+        ids.append((topic, 0x30 | flags, properties, expires, number))
+        return self._held
+
+    def _hold(
+        self, topic: bytes, first: int, properties: bytes, expires: float | None, number: int
+    ) -> Held:
+        """The mark of a message, which is the last one in it."""
+        published = topic, first, properties, expires, number
+        if len(topic) + len(properties) > SHORT_BYTES:
+            return self._mark([published])
+        ids = self._held_ids
+        if len(ids) >= RUN:
+            ids = self._held_ids = []
+            self._held = self._mark(ids)
+        ids.append(published)
+        return self._held
+
+    def _mark(self, ids: list[Any]) -> Held:
+        held = Held.__new__(Held)
+        held.source = self
+        held.prefix = PUBACK
+        held.ids = ids
+        held.holds = 1  # the group's own, which it never gives back
+        held.codes = None
+        return held
+
     def enqueue(self, topic: bytes, flags: int, properties: bytes, payload: bytes) -> None:
         """Keep a message that no member has room for; `topic` has its length in front."""
-        lifetime = message_expiry(properties) if properties else None
-        expires = None if lifetime is None else clock.monotonic() + lifetime
-        item = Queued(topic, 0x30 | flags, properties, payload, None, 0, expires)
+        number = self._numbered = self._numbered + 1
+        expires = expiry(properties) if properties else None
+        item = Queued(topic, 0x30 | flags, properties, payload, None, 0, expires, number)
         limits = self.limits
         queue = self.queue
         if len(queue) >= limits.queued_messages or (
@@ -134,11 +204,6 @@ class ShareGroup(Settler):
                     LaneOutlet(lane, own, flags, memory=False, stamp=stamp([subscription]))
                 )
         return found
-
-    def next_turn(self, count: int) -> int:
-        """Whose turn it is, of `count` members."""
-        self._turn = turn = (self._turn + 1) % count
-        return turn
 
     def _readable(self, topic: bytes) -> bool:
         return any(
@@ -177,12 +242,13 @@ def _with_length(topic: bytes) -> bytes:
 class ShareOutlet(Outlet):
     """One topic to one member of a group at a time."""
 
-    __slots__ = ("_flags", "_group", "_topic", "_version", "_ways")
+    __slots__ = ("_flags", "_group", "_topic", "_version", "_ways", "_whole_topic")
 
     def __init__(self, group: ShareGroup, topic: bytes, flags: tuple[int, ...] = KEEP) -> None:
         super().__init__()
         self._group = group
         self._topic = topic
+        self._whole_topic = _with_length(topic)
         self._flags = flags
         self._version = -1
         self._ways: list[LaneOutlet] = []
@@ -203,18 +269,20 @@ class ShareOutlet(Outlet):
         if not (flags >= 2 and group.queue):
             count = len(ways)
             for _ in ways:
-                way = ways[group.next_turn(count)]
+                turn = group.turn = (group.turn + 1) % count
+                way = ways[turn]
                 lane = way.lane
                 link = lane.link
                 if link is None:
                     continue
                 connected = way
-                if lane.has_room() if way.first[flags] >= 0x32 else not link.blocked:
-                    way.send(flags, properties, payload, group.receipt)
+                first = way.first[flags]
+                if lane.has_room() if first >= 0x32 else not link.blocked:
+                    held = group.hold(self._whole_topic, flags, properties) if first & 2 else None
+                    way.send(flags, properties, payload, held)
                     return
         if flags >= 2:
-            topic = self._topic
-            group.enqueue(_with_length(topic), flags, properties, payload)
+            group.enqueue(self._whole_topic, flags, properties, payload)
         elif connected is not None:
             connected.send(flags, properties, payload, None)
         else:

@@ -37,7 +37,7 @@ def reload(
     Exit status: 0 done; 1 no such process, or an address cannot be listened on; 2 the configuration
     is wrong.
     """  # noqa: D301
-    from isthmus.app.control import ask
+    from isthmus.app.asking import ask
 
     answer = ask(_socket(file, pid), {"request": "reload"})
     for problem in answer.get("errors", ()):
@@ -49,7 +49,7 @@ def reload(
 
 
 def _socket(file: Path | None, pid: int | None) -> Path:
-    from isthmus.app.control import NAME, ControlError, find
+    from isthmus.app.asking import NAME, ControlError, find
 
     if pid is not None:
         found = find(pid=pid)
