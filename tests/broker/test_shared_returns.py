@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import struct
+from pathlib import Path
 from typing import Any
 
+from isthmus.auth.passwords import create_entry
 from isthmus.broker.share_group import Held
 from raw import PUBACK, PUBLISH, Packet, Raw, ack_packet, packet, text, until
 
@@ -187,3 +190,74 @@ async def test_nothing_is_kept_of_what_is_acknowledged(isthmus, monkeypatch) -> 
     one.send(*(ack_packet(PUBACK, message.packet_id) for message in found))
     await one.nothing()
     assert len(held(near)) == 1  # for the next messages
+
+
+# -- members that hold up the others ---------------------------------------------------------------
+
+
+async def test_what_an_unsubscribed_member_had_goes_to_another_when_it_leaves(isthmus) -> None:
+    near = await isthmus()
+    lazy, busy, third = await lazy_and(near, "busy", "third", qos=1)
+    await third.published("a/b", "x", 1)
+    assert await payloads(lazy) == ["x"]
+    await busy.subscribe(SHARED, qos=1)
+    assert await lazy.unsubscribe(SHARED) == [0]
+    lazy.reset()
+    assert (await busy.message()).payload == b"x"
+
+
+async def test_a_member_that_does_not_read_gets_what_waits_when_it_reads_again(isthmus) -> None:
+    near = await isthmus()
+    slow = await near.client("slow")
+    slow.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    await slow.subscribe(SHARED)
+    slow.writer.transport.pause_reading()
+    third = await near.client("third")
+    for number in range(120):
+        assert await third.published("a/b", b"%d " % number + bytes(50_000), 1) == 0
+    assert waits(near)
+    slow.writer.transport.resume_reading()
+    for number in range(120):
+        assert (await slow.message()).payload.startswith(b"%d " % number)
+    await third.published("a/b", "later", 1)
+    assert (await slow.message()).payload == b"later"
+
+
+async def test_what_one_member_may_not_read_does_not_hold_up_what_it_may(
+    isthmus, tmp_path: Path
+) -> None:
+    users, rights = tmp_path / "users", tmp_path / "acl"
+    users.write_text("".join(f"{create_entry(name, b'pw', iterations=2)}\n" for name in "abp"))
+    rights.write_text(
+        "user p\ntopic write a/#\n"
+        "user a\ntopic read a/x\ntopic read a/z\nuser b\ntopic read a/y\ntopic read a/z\n"
+    )
+    for path in (users, rights):
+        path.chmod(0o600)
+    near = await isthmus(
+        {"auth": {"password_file": str(users), "acl_file": str(rights), "allow_anonymous": False}}
+    )
+
+    async def client(name: str) -> Raw:
+        how = {"receive_maximum": 1, "session_expiry": 100, "clean": False}
+        return await near.client(name, username=name, password="pw", **how)
+
+    first, second = await client("a"), await client("b")
+    publisher = await near.client("p", username="p", password="pw")
+    for member in (first, second):
+        await member.subscribe(SHARED, qos=1)
+        member.reset()
+    await until(lambda: near.app.broker.connected == 1)
+    for topic in "yxyxzz":
+        await publisher.published(f"a/{topic}", topic, 1)
+    await waiting(near, 6)
+    got = []
+    first = await client("a")
+    second = await client("b")
+    for _ in range(3):
+        for member in (first, second):
+            found = [one for one in await member.arrived() if one.kind == PUBLISH]
+            got += [one.topic for one in found]
+            member.send(*(ack_packet(PUBACK, one.packet_id) for one in found))
+    await waiting(near, 0)
+    assert sorted(got) == ["a/x", "a/x", "a/y", "a/y", "a/z", "a/z"]

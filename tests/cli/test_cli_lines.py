@@ -60,7 +60,7 @@ async def test_a_wrong_line_is_named_and_what_stands_before_it_is_published(
     stdin = b'{"topic": "a", "payload": "x"}\n\n{"topic": "a", "qos": 3}\n{"topic": "a"}\n'
     done = await isthmus_command("pub", "-p", str(far.port), "--json", stdin=stdin)
     assert done.status == 1
-    assert "line 3 of standard input 'qos' must be one of 0, 1, 2" in done.errors
+    assert "line 3 of standard input: 'qos' must be one of 0, 1, 2" in done.errors
     assert (await sub.end()).out == b"x\n"
 
 

@@ -9,6 +9,7 @@ import ipaddress
 from typing import TYPE_CHECKING
 
 from isthmus.config.version import LEVELS
+from isthmus.connectors.identity import static_identities
 from isthmus.errors import MQTTError
 from isthmus.routing.leg import Leg, legs
 from isthmus.routing.rings import echoes, rings
@@ -16,8 +17,11 @@ from isthmus.routing.rings import echoes, rings
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from pydantic import SecretStr
+
     from isthmus.app.door import BrokerListenerSettings, Door
     from isthmus.app.settings import Settings
+    from isthmus.connectors.identity import Identity
     from isthmus.connectors.settings import ConnectorSettings
 
 LOCAL = "local"
@@ -41,10 +45,18 @@ def explain(settings: Settings) -> Iterator[str]:
     yield _memory(settings)
     used = {end for route in settings.routes.values() for end in (route.source, route.to)}
     for name, connector in settings.connectors.items():
-        yield f"Connector {name}: {_connector(connector)}."
+        own = static_identities(connector, settings.node)
+        if connector.static_client_ids and not own:
+            yield (
+                f"Connector {name}: no connection is opened, as 'static_client_ids' has no client "
+                f"id for node {settings.node}; messages for it wait."
+            )
+            continue
+        yield f"Connector {name}: {_connector(connector, own)}."
         if name not in used:
             yield f"  No route uses {name}: it connects, and nothing moves."
-        if connector.password is not None and not connector.use_tls and not _near(connector.host):
+        logins = [one.password for one in own] or [connector.password]
+        if any(logins) and not connector.use_tls and not _near(connector.host):
             yield f"  Everybody on the way to {connector.host} can read the password: use mqtts://."
     if not settings.routes:
         yield "There are no routes: messages stay between the clients of this broker."
@@ -112,7 +124,10 @@ def _memory(settings: Settings) -> str:
     text = "Sessions and retained messages are in memory: a restart forgets them."
     if folder is not None:
         return f"{text} Generated client ids are kept in {folder}."
-    if any(connector.client_id is None for connector in settings.connectors.values()):
+    if any(
+        connector.client_id is None and not connector.static_client_ids
+        for connector in settings.connectors.values()
+    ):
         text += (
             " Without a data folder (broker.data) generated client ids are new at each start, "
             "so far sides keep nothing for this one over a restart."
@@ -120,11 +135,10 @@ def _memory(settings: Settings) -> str:
     return text
 
 
-def _connector(settings: ConnectorSettings) -> str:
-    if settings.static_client_ids:
-        pool = "one connection for each client id of this node"
-    else:
-        pool = "one connection" if settings.pool == 1 else f"{settings.pool} connections"
+def _connector(settings: ConnectorSettings, own: Sequence[Identity]) -> str:
+    """A connector in words; `own` are its static client ids for this node."""
+    count = len(own) or settings.pool
+    pool = "one connection" if count == 1 else f"{count} connections"
     where = f"{settings.host} port {settings.port}" if settings.port else f"unix:{settings.host}"
     parts = [f"{pool} to {where}", _security(settings)]
     if settings.address.path:
@@ -136,13 +150,29 @@ def _connector(settings: ConnectorSettings) -> str:
         parts.append(f"through the proxy {settings.proxy_address}")
     version = f"MQTT {settings.version}"
     parts.append(f"{version}, or 3.1.1 if that is refused" if settings.version == "5" else version)
-    if settings.username is None:
-        parts.append("with a password alone" if settings.password else "without a user name")
+    if own:
+        parts += [f"client id {one.client_id} {_proof(settings, one)}" for one in own]
     else:
-        parts.append(f"with a user name and {'a' if settings.password else 'no'} password")
+        parts.append(_login(settings.username, settings.password))
     if settings.client_id is not None:
         parts.append(f"client id {settings.client_id}")
     return ", ".join(parts)
+
+
+def _login(username: str | None, password: SecretStr | None) -> str:
+    if username is None:
+        return "with a password alone" if password else "without a user name"
+    return f"with a user name and {'a' if password else 'no'} password"
+
+
+def _proof(settings: ConnectorSettings, identity: Identity) -> str:
+    """What a static client id proves who it is with."""
+    text = _login(identity.username, identity.password)
+    shown = identity.tls.certificate
+    common = None if settings.tls is None else settings.tls.certificate
+    if shown is not None and shown != common and settings.use_tls:
+        text += f" and the certificate {shown}"
+    return text
 
 
 def _security(settings: ConnectorSettings) -> str:

@@ -13,6 +13,7 @@ from isthmus.app.app import App
 from isthmus.auth.principal import Principal
 from isthmus.broker.retained import RetainOutlet
 from isthmus.connectors.connector import Connector
+from isthmus.connectors.no_connection import NO_CONNECTION, NoConnectionOutlet
 from isthmus.delivery.echoes import RememberingOutlet
 from isthmus.delivery.endpoint import Origin
 from isthmus.delivery.outlet import LaneOutlet
@@ -60,6 +61,7 @@ class _Explained:
         self._app = app
         self._hops: list[Hop] = []
         self._left: set[tuple[str, bytes]] = set()
+        self._missing: set[tuple[str, bytes]] = set()
         for table in app.tables.values():
             table.hops = self._hops
             table.start()
@@ -85,8 +87,17 @@ class _Explained:
             plan = app.broker.exchange.plan_for(message.topic, origin)
         else:
             plan = connector.exchange.plan_for(message.topic, connector.origin)
-            yield f"  {self._asked(connector, message.topic)}"
+            asked = self._asked(connector, message.topic)
+            if not asked:
+                yield f"  we are not subscribed to it at {source}, so it will not come"
+                return
+            yield f"  {asked}"
         self._left = {(self._member(lane)[0].name, topic) for lane, topic in _lanes(plan)}
+        self._missing = {
+            (_name_of(outlet), outlet.connection)
+            for outlet in map(_inner, plan.single)
+            if isinstance(outlet, NoConnectionOutlet)
+        }
         for hop in self._hops:
             yield from self._hop(hop)
         if not self._hops:
@@ -96,8 +107,8 @@ class _Explained:
     def _asked(self, connector: Connector, topic: bytes) -> str:
         for filter_, qos in connector.subscriptions.cover().items():
             if matches(split_shared(filter_)[1], topic):
-                return f"{connector.name} is subscribed to {filter_.decode()} with QoS {qos}"
-        return f"{connector.name} is not subscribed to it, so it will not come"
+                return f"we are subscribed to {filter_.decode()} at {connector.name} with QoS {qos}"
+        return ""
 
     def _hop(self, hop: Hop) -> Iterator[str]:
         indent = "  " * hop.depth
@@ -117,10 +128,12 @@ class _Explained:
     def _way(self, way: Way, decision: Decision, *, followed: bool) -> str:
         text = f"to {way.target.name} as {way.topic.decode()}"
         if way.connection is not None:
-            text += f" by connection {way.connection.decode(errors='replace')}"
+            text += f" by connection {_connection(way)}"
         if way.routes[0] is not decision.route:
             return f"{text}; joined with route {way.routes[0].name}, which leads to the same place"
         if way.target.final:
+            if (way.target.name, way.connection) in self._missing:
+                return f"{text}; dropped, as there is no such connection"
             # Also what an exchange further up has taken away.
             back = (way.target.name, way.topic) not in self._left
             return f"{text}; not sent, as it came from {way.target.name}" if back else text
@@ -133,6 +146,7 @@ class _Explained:
         yield "result:"
         waits: list[str] = []
         refused = 0
+        unanswered = False  # over MQTT 3
         nothing = True
         for found in plan.single:
             if found.retains and not message.retain:
@@ -144,20 +158,29 @@ class _Explained:
             if isinstance(outlet, RefusedOutlet):
                 refused = refused or outlet.code
                 yield f"  dropped, counted as {outlet.reason}: {outlet.detail}"
+            elif isinstance(outlet, NoConnectionOutlet):
+                refused = refused or NO_CONNECTION
+                unanswered = True
+                yield (
+                    f"  dropped, counted as no_such_connection: {_name_of(outlet)} has no "
+                    f"connection with the client id '{outlet.connection.decode(errors='replace')}'"
+                )
             elif isinstance(outlet, RetainOutlet):
                 yield "  kept as a retained message at local"
             elif isinstance(outlet, LaneOutlet):
                 yield f"  {self._sent(outlet, flags, waits)}"
         if nothing:
             yield "  it leaves by no connector"
-        yield f"  {_acknowledged(message.qos, waits, refused)}"
+        yield f"  {_acknowledged(message.qos, waits, refused, unanswered=unanswered)}"
 
     def _sent(self, outlet: LaneOutlet, flags: int, waits: list[str]) -> str:
         connector, number = self._member(outlet.lane)
         leaves = outlet.first[flags] & 7
         text = f"{connector.name} gets {outlet.topic[2:].decode()} with QoS {leaves >> 1}"
         text += ", retained" if leaves & 1 else ""
-        if len(connector.members) > 1:
+        if not number:
+            text += "; it waits, as this node has no client id there"
+        elif len(connector.members) > 1:
             text += f", by connection {number} of {len(connector.members)}"
         if leaves >> 1 and not outlet.memory:
             waits.append(connector.name)
@@ -166,13 +189,17 @@ class _Explained:
         return text
 
     def _member(self, lane: Lane) -> tuple[Connector, int]:
-        """The connector and the number of the connection that a lane belongs to."""
-        return next(
-            (connector, number)
-            for connector in self._app.connectors.values()
-            for number, member in enumerate(connector.members, 1)
-            if member.lane is lane
-        )
+        """The connector and the number of the connection that a lane belongs to.
+
+        The number is 0 where messages wait, as the connector has no connections.
+        """
+        for connector in self._app.connectors.values():
+            for number, member in enumerate(connector.members, 1):
+                if member.lane is lane:
+                    return connector, number
+            if not connector.members and connector.lane_without_connection() is lane:
+                return connector, 0
+        raise LookupError("a lane of no connector")
 
 
 def _lanes(plan: Plan) -> Iterator[tuple[Lane, bytes]]:
@@ -190,10 +217,31 @@ def _inner(outlet: Outlet) -> Outlet:
     return outlet
 
 
-def _acknowledged(qos: int, waits: list[str], refused: int) -> str:
+def _name_of(outlet: NoConnectionOutlet) -> str:
+    """The connector that has no such connection."""
+    return str(getattr(outlet.echo_key, "name", ""))
+
+
+def _connection(way: Way) -> str:
+    """The client id that a way names; where it is empty, what its route says."""
+    if way.connection:
+        return way.connection.decode(errors="replace")
+    template = way.routes[0].leg.settings.connection or ""
+    options = [
+        option
+        for variable, option in (("clientid", "--client-id"), ("username", "--username"))
+        if variable in template
+    ]
+    hint = f"; say {' and '.join(options)}" if options else ""
+    return f"{template} (empty here{hint})"
+
+
+def _acknowledged(qos: int, waits: list[str], refused: int, *, unanswered: bool) -> str:
     if not qos:
         return "nobody waits for an acknowledgement: QoS 0"
     packet = "PUBACK" if qos == 1 else "PUBREC"
+    if unanswered:
+        return f"{packet} has the code 0x{refused:02X} over MQTT 5, and is not sent over MQTT 3"
     if refused:
         return f"{packet} has the code 0x{refused:02X} over MQTT 5, and means success over MQTT 3"
     if waits:

@@ -81,7 +81,7 @@ class ShareGroup(Settler):
     def join(self, session: Session, subscription: Subscription) -> None:
         """Add a member, or replace its subscription."""
         lane = session.lane
-        if lane not in self._members:
+        if self not in (lane.suppliers or ()):
             lane.suppliers = [*(lane.suppliers or ()), self]
         self._members[lane] = session, subscription
         self.version += 1
@@ -89,10 +89,9 @@ class ShareGroup(Settler):
 
     def leave(self, session: Session) -> None:
         """Remove a member. What is on its way to it stays there while it is connected."""
-        lane = session.lane
-        if self._members.pop(lane, None) is not None:
-            lane.suppliers = [found for found in lane.suppliers or () if found is not self] or None
+        if self._members.pop(session.lane, None) is not None:
             self.version += 1
+            self._supply_others()
 
     def disconnected(self, lane: Lane) -> None:
         """The connection of a member has ended: others get what it has not acknowledged."""
@@ -102,15 +101,31 @@ class ShareGroup(Settler):
             topic, first, properties, expires, number = item.receipt.ids[item.place]
             items.append(Queued(topic, first, properties, item.payload, None, 0, expires, number))
         self.queue.put_back(*items)
-        for other in list(self._members):
-            if not self.queue:
-                break
-            self.supply(other)
+        if lane not in self._members:
+            lane.suppliers = [found for found in lane.suppliers or () if found is not self] or None
+        self._supply_others()
 
     def supply(self, lane: Lane) -> None:
-        """Give a member what waits, as far as it has room and may read it."""
-        session, subscription = self._members[lane]
+        """Give a member what waits, as far as it has room and may read it; then others."""
+        if self._give(lane) and self.queue:
+            self._supply_others()
+
+    def _supply_others(self) -> None:
+        """Give what waits to whoever may have it: what is first may be for one member only."""
+        given = True
+        while given and self.queue:
+            given = False
+            for lane in list(self._members):
+                given = (lane.has_room() and self._give(lane)) or given
+
+    def _give(self, lane: Lane) -> bool:
+        """Give a member what is first; whether it got anything, or something was dropped."""
+        found = self._members.get(lane)
+        if found is None:
+            return False  # it has left, and only what is on its way to it concerns us
+        session, subscription = found
         queue = self.queue
+        before = len(queue)
         options = subscription.options
         flags = session.flags(options.qos, retain=options.retain_as_published)
         while queue and lane.has_room():
@@ -120,10 +135,13 @@ class ShareGroup(Settler):
             if not own:
                 if self._readable(topic):
                     queue.put_first(item)
-                    return
+                    break
                 self.drops.add("denied", topic)
                 continue
             first = 0x30 | flags[item.first & 7]
+            if first < 0x32 and lane.link is not None and lane.link.blocked:
+                queue.put_first(item)  # what it does not read in time would be dropped
+                break
             held, place = None, 0
             if first & 6 == 2:
                 held = self._hold(item.topic, item.first, item.properties, item.expires, item.order)
@@ -139,6 +157,7 @@ class ShareGroup(Settler):
                     item.expires,
                 )
             )
+        return len(queue) < before
 
     def hold(self, topic: bytes, flags: int, properties: bytes) -> Held:
         """The mark of a new message that goes to a member at once; `topic` has its length."""

@@ -27,12 +27,13 @@ def check(
     Exit status: 0 it can be used; 2 it cannot, with file, line and reason of every problem.
     """  # noqa: D301
     from isthmus.app.explanation import explain
+    from isthmus.log import escape
 
     settings, notes, _ = loaded(file)
     for line in explain(settings):
-        typer.echo(line)
+        typer.echo(escape(line))
     for note in notes:
-        typer.echo(f"{'Warning' if note.loud else 'Note'}: {note}")
+        typer.echo(escape(f"{'Warning' if note.loud else 'Note'}: {note}"))
 
 
 def loaded(file: str) -> Loaded:

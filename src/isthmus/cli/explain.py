@@ -43,6 +43,7 @@ def explain(
     from isthmus.cli.check import loaded
     from isthmus.delivery.message import Message
     from isthmus.errors import ConfigError, MQTTError
+    from isthmus.log import escape
     from isthmus.mqtt.topics import check_name
 
     settings = loaded(file).settings
@@ -53,4 +54,4 @@ def explain(
         raise ConfigError(f"--topic: {error}") from None
     message = Message(name, b"", qos, retain)
     for line in asyncio.run(message_path(settings, message, source, client_id, username)):
-        typer.echo(line)
+        typer.echo(escape(line))

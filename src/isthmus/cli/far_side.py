@@ -99,7 +99,7 @@ def connector_settings(far: FarOptions) -> ConnectorSettings:
     Raises:
         typer.BadParameter: options contradict each other, or a value is wrong.
     """
-    version = _VERSIONS.get(far.version.lower())
+    version = version_of(far)
     if version is None:
         raise typer.BadParameter("must be 5, 3.1.1 or 3.1", param_hint="-V")
     url = _url(far)
@@ -252,10 +252,19 @@ async def opened(dialer: Dialer, greeting: Greeting) -> Client:
     try:
         return await dialer.open()
     except ConnectError as error:
-        settings = greeting.settings
-        hint = in_options(advice(error, settings, settings.client_id))
-        what = f"cannot connect: {STEPS[error.step]}: {in_options(cause(error))}"
-        raise CommandError(f"{what}\n  try: {hint}") from None
+        raise cannot_connect(error, greeting.settings) from None
+
+
+def cannot_connect(error: ConnectError, settings: ConnectorSettings) -> CommandError:
+    """A failed connection as the end of a command, with what to try."""
+    hint = in_options(advice(error, settings, settings.client_id))
+    what = f"cannot connect: {STEPS[error.step]}: {in_options(cause(error))}"
+    return CommandError(f"{what}\n  try: {hint}")
+
+
+def version_of(far: FarOptions) -> str | None:
+    """The version of MQTT that was asked for, as settings call it; None if there is none such."""
+    return _VERSIONS.get(far.version.lower())
 
 
 @asynccontextmanager

@@ -12,12 +12,14 @@ from isthmus.cli.far_side import (
     FAILED,
     TIMED_OUT,
     CommandError,
+    cannot_connect,
     complain,
+    in_options,
     opened,
     reacting,
 )
 from isthmus.cli.printer import Printer
-from isthmus.connectors.probe import STEPS, cause
+from isthmus.connectors.probe import REFUSED_FOR_GOOD, STEPS, cause
 from isthmus.errors import ConnectError, LinkClosed, LocalProtocolError
 from isthmus.log import escape
 from isthmus.mqtt.packets import Publish
@@ -44,7 +46,8 @@ class Wanted:
     """What to listen to, and which messages of it to print.
 
     `subscribe` and `unsubscribe` are the properties of these packets. With `only_subscribe` it ends
-    once the far side has answered.
+    once the far side has answered. `cleared` are the topics that were cleared since they last had a
+    payload.
     """
 
     filters: list[tuple[bytes, SubscribeOptions]]
@@ -56,9 +59,12 @@ class Wanted:
     retained_only: bool = False
     remove_retained: bool = False
     only_subscribe: bool = False
+    cleared: set[bytes] = field(default_factory=set)
 
     def prints(self, message: Received) -> bool:
-        """Whether a message is printed."""
+        """Whether a message is printed; what comes back of our own clearing is not."""
+        if not message.payload and message.topic in self.cleared:
+            return False
         if self.fresh_only and message.retain:
             return False
         return not any(matches(filter_, message.topic) for filter_ in self.without)
@@ -112,7 +118,10 @@ class Listener:
         taken = self._printer.deliver(messages)
         if self._wanted.remove_retained and self._client is not None:
             for message in messages[:taken]:
+                if message.payload:
+                    self._wanted.cleared.discard(message.topic)
                 if message.retain and self._wanted.prints(message):
+                    self._wanted.cleared.add(message.topic)
                     self._client.publish(Publish(message.topic, b"", 0, retain=True))
         return taken
 
@@ -143,12 +152,23 @@ class Listener:
             client.disconnect(self._greeting.goodbye, self._greeting.goodbye_code)
 
     async def _again(self, dialer: Dialer, backoff: Backoff) -> Client:
+        """The next connection.
+
+        Raises:
+            CommandError: the far side refuses it, and will refuse it again.
+        """
+        told = ""
         while True:
             await asyncio.sleep(backoff.next())
             try:
                 return await dialer.open()
             except ConnectError as error:
-                log.info("%s: %s", STEPS[error.step], cause(error))
+                if error.step == "connack" and error.reason in REFUSED_FOR_GOOD:
+                    raise cannot_connect(error, self._greeting.settings) from None
+                text = f"{STEPS[error.step]}: {in_options(cause(error))}"
+                if text != told:
+                    complain(f"cannot connect yet: {text}")
+                told = text
 
     async def _listen(self, client: Client) -> int | None:
         """The exit status, or None when the connection was lost."""

@@ -153,5 +153,5 @@ async def _json_lines(template: Publish) -> AsyncIterator[list[Publish]]:
             except NoMessage as error:
                 # What stands before it is published, or nobody could say how far it came.
                 yield found
-                raise CommandError(f"line {number} of standard input {error}") from None
+                raise CommandError(f"line {number} of standard input: {error}") from None
         yield found

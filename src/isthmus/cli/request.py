@@ -67,13 +67,19 @@ def request(
         )
     from dataclasses import replace
 
-    from isthmus.cli.far_side import run_command
+    from isthmus.cli.far_side import run_command, version_of
     from isthmus.cli.greeting import greet
     from isthmus.cli.message_options import topic_name
     from isthmus.cli.requester import ask
 
     layout = output.layout()
     if response_topic is None:
+        if version_of(far) in ("3.1", "3.1.1"):
+            raise typer.BadParameter(
+                "is needed with MQTT 3, where a request cannot say where its responses go: "
+                "-e TOPIC is where they are awaited; or use -V 5",
+                param_hint="-e",
+            )
         session = replace(session, request_response_information=True)
     greeting, found = greet("isthmus-request", far, session, ("publish", "subscribe"))
     properties = message.properties(found["publish"], None)

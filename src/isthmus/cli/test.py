@@ -11,7 +11,7 @@ import typer
 from isthmus.cli.options import FarOptions, with_options
 
 if TYPE_CHECKING:
-    from isthmus.connectors.settings import ConnectorSettings
+    from isthmus.connectors.probe import Trial
 
 DEFAULT_FILE = Path("isthmus.yaml")
 
@@ -48,14 +48,15 @@ def try_connector(
     It connects with an own client id, so that a running Isthmus is not disturbed, subscribes and
     publishes nothing, and leaves no session behind. If that works it prints "connector available";
     else it says which step failed (name look-up, TCP, unix socket, proxy, TLS, WebSocket, CONNACK),
-    why, and what to try. Of a connector with several addresses each one is tried.
+    why, and what to try. Of a connector with several addresses each one is tried,
+    and of one with static client ids each id of this node, with its own login.
 
     \b
       isthmus test cloud isthmus.yaml
       isthmus test mqtts://broker.example.com -u edge-7 --password-file pw
 
     \b
-    Exit status: 0 available, by every address; 1 not available; 2 wrong usage or configuration.
+    Exit status: 0 available, by every address and login; 1 not available; 2 wrong usage or configuration.
     """  # noqa: D301
     if connector is not None and connector.lower().endswith(_ENDINGS):
         raise typer.BadParameter("comes before the file", param_hint="CONNECTOR")
@@ -70,25 +71,23 @@ def try_connector(
                 "options for the connection go with a URL; "
                 "a connector is tried as it stands in the file"
             )
-        settings, configured_id = _configured(connector, file or config)
+        found = _configured(connector, file or config)
         by_options = False
     else:
-        settings, configured_id = _typed(connector, far, file or config)
+        found = [_typed(connector, far, file or config)]
         by_options = True
-    status = run_command(
-        try_out(settings, connector or str(settings.url), configured_id, by_options=by_options),
-        debug=debug,
-    )
+    name = connector or str(found[0].settings.url)
+    status = run_command(try_out(found, name, by_options=by_options), debug=debug)
     raise typer.Exit(status)
 
 
-def _configured(name: str, file: Path | None) -> tuple[ConnectorSettings, str | None]:
-    """The settings to try a connector of a file with, and its fixed client id if it has one."""
+def _configured(name: str, file: Path | None) -> list[Trial]:
+    """What tries a connector of a file; empty where this node has no client id."""
     from isthmus.app.settings import Settings
     from isthmus.config.loader import parse
     from isthmus.config.problems import did_you_mean
     from isthmus.connectors.client_ids import ClientIds
-    from isthmus.connectors.probe import trial
+    from isthmus.connectors.probe import trials
 
     if file is None:
         file = DEFAULT_FILE
@@ -107,16 +106,23 @@ def _configured(name: str, file: Path | None) -> tuple[ConnectorSettings, str | 
             f"{file} has no connector '{name}', {there_are}{did_you_mean(name, known)}",
             param_hint="CONNECTOR",
         )
-    ids = ClientIds(configuration.broker.data)
-    return trial(name, settings, ids), settings.client_id
+    found = trials(name, settings, ClientIds(configuration.broker.data), configuration.node)
+    if not found:
+        from isthmus.cli.far_side import FAILED, complain
+
+        complain(
+            f"{name}: 'static_client_ids' has no client id for node '{configuration.node}', so it "
+            "opens no connection, and messages wait"
+        )
+        raise typer.Exit(FAILED)
+    return found
 
 
-def _typed(
-    url: str | None, far: FarOptions, file: Path | None
-) -> tuple[ConnectorSettings, str | None]:
+def _typed(url: str | None, far: FarOptions, file: Path | None) -> Trial:
     from dataclasses import replace
 
     from isthmus.cli.far_side import connector_settings
+    from isthmus.connectors.probe import Trial
 
     if file is not None:
         raise typer.BadParameter("has no meaning together with a URL", param_hint="FILE")
@@ -126,4 +132,4 @@ def _typed(
         far = replace(far, url=url)
     elif not any((far.url, far.host, far.port, far.unix)):
         raise typer.BadParameter("name a connector or a URL", param_hint="CONNECTOR")
-    return connector_settings(far), far.client_id
+    return Trial(connector_settings(far), far.client_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import product
 from typing import TYPE_CHECKING
 
 from isthmus import clock
@@ -11,21 +12,22 @@ from isthmus.connectors.probe import STEPS, advice, cause, opened
 from isthmus.errors import ConnectError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from isthmus.connectors.probe import Trial
     from isthmus.connectors.settings import ConnectorSettings
 
 
-async def try_out(
-    settings: ConnectorSettings, name: str, configured_id: str | None, *, by_options: bool
-) -> int:
-    """Connect once to each address and print the results; the exit status.
+async def try_out(trials: Sequence[Trial], name: str, *, by_options: bool) -> int:
+    """Connect once to each address with each login and print the results; the exit status.
 
     One after the other: they may be servers of one service, which would close the connection of a
     client id that is used twice. `by_options` says that the settings were typed, so advice is given
     in options.
     """
-    addresses = settings.addresses
+    addresses = trials[0].settings.addresses
     works: list[str] = []
-    for address in addresses:
+    for (settings, configured_id), address in product(trials, addresses):
         one = settings.model_copy(update={"url": str(address)})
         try:
             works.append(await _try(one))
@@ -33,16 +35,21 @@ async def try_out(
             why, what = cause(error), advice(error, one, configured_id)
             if by_options:
                 why, what = in_options(why), in_options(what)
+            login = f" with the login of {configured_id}" if len(trials) > 1 else ""
+            where = f" at {address}" if len(addresses) > 1 else ""
             report = (
-                f"isthmus: {name}{f' at {address}' if len(addresses) > 1 else ''} failed",
+                f"isthmus: {name}{login}{where} failed",
                 f"  step:  {STEPS[error.step]}",
                 f"  cause: {why}",
                 f"  try:   {what}",
             )
             print("\n".join(report), file=sys.stderr)
-    everywhere = len(works) == len(addresses)
+    tried = len(trials) * len(addresses)
+    everywhere = len(works) == tried
     if works:
-        missing = f" at {len(works)} of {len(addresses)} addresses"
+        missing = f" at {len(works)} of {tried} addresses"
+        if len(trials) > 1:
+            missing = f" in {len(works)} of {tried} tries"
         print(f"connector available{'' if everywhere else missing}")
         print("\n".join(works))
     return 0 if everywhere else FAILED

@@ -41,14 +41,21 @@ _WORD = re.compile(r"'([^']*)'|(\d+)")
 def problems_of(error: ValidationError, root: type[BaseModel], data: Any) -> Iterator[Problem]:
     """Yield one problem per place; the alternatives of a union are one problem."""
     merged: dict[Loc, list[str]] = {}
+    places: list[Loc] = []
     for found in error.errors(include_url=False, include_input=False):
         loc = _navigate(found["loc"], data, missing=found["type"] == "missing")
         several = found.get("ctx", {}).get("error")
         if isinstance(several, SettingsError):
+            places += (loc + inner.loc for inner in several.problems)
             yield from (Problem(loc + inner.loc, inner.text) for inner in several.problems)
             continue
+        places.append(loc)
         merged.setdefault(loc, []).append(_text(found, loc, root, data))
     for loc, texts in merged.items():
+        # A mapping that was taken as one, and is wrong inside, need not be the text of a union.
+        inside = any(len(place) > len(loc) and place[: len(loc)] == loc for place in places)
+        if inside and texts == [_TEXTS["string_type"]]:
+            continue
         yield Problem(loc, _join(texts))
 
 

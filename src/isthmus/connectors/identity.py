@@ -35,15 +35,22 @@ def identities(
     Raises:
         ConfigError: new client ids cannot be written to the data folder.
     """
-    tls = settings.tls or TLSClientSettings()
-    username, password = settings.username, settings.password
     if not settings.static_client_ids:
+        tls = settings.tls or TLSClientSettings()
+        username, password = settings.username, settings.password
         fixed, prefix = settings.client_id, settings.client_id_prefix
         ids = [
             client_ids.client_id(name, prefix, number) if fixed is None else fixed
             for number in range(1, settings.pool + 1)
         ]
         return [Identity(client_id, username, password, tls) for client_id in ids]
+    return static_identities(settings, node)
+
+
+def static_identities(settings: ConnectorSettings, node: str) -> list[Identity]:
+    """Those of `static_client_ids` for the process `node`; empty where there are none."""
+    tls = settings.tls or TLSClientSettings()
+    username, password = settings.username, settings.password
     found = []
     for entry in settings.static_client_ids.get(node, ()):
         if isinstance(entry, str):

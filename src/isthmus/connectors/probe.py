@@ -1,17 +1,18 @@
 """Opening a connection once, to use it or only to see whether it works.
 
 A connector tries again for ever; a person at a terminal wants to know what is wrong, now. `opened`
-lets the first real failure out; `trial` gives the settings with which a configured connector is
+lets the first real failure out; `trials` gives the settings with which a configured connector is
 tried beside the running process: nothing is subscribed or published, and nothing is kept for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isthmus.connectors.connection_settings import NotificationSettings, ReconnectSettings
 from isthmus.connectors.dialects import UNSUPPORTED_VERSION, dialects
+from isthmus.connectors.identity import static_identities
 
 if TYPE_CHECKING:
     from isthmus.connectors.client_ids import ClientIds
@@ -36,18 +37,46 @@ BETWEEN_VERSIONS_S = 0.05
 """Longest wait before a far side that refused one version of MQTT is asked with another."""
 
 
-def trial(name: str, settings: ConnectorSettings, client_ids: ClientIds) -> ConnectorSettings:
-    """The settings that try connector `name` beside the one that may be running.
+class Trial(NamedTuple):
+    """Settings that try one login, and the fixed client id that is configured for it, if any."""
 
-    The client id is its own: with the same one the far side would close the running connection.
+    settings: ConnectorSettings
+    configured_id: str | None
+
+
+def trials(
+    name: str, settings: ConnectorSettings, client_ids: ClientIds, node: str
+) -> list[Trial]:
+    """What tries connector `name` beside the one that may be running in the process `node`.
+
+    There is one for each of its logins: for each static client id of this node, else one. The
+    client ids are their own: with the same one the far side would close the running connection.
     """
+    if settings.static_client_ids:
+        return [
+            Trial(
+                _trial(
+                    settings,
+                    f"{one.client_id}-test",
+                    {"username": one.username, "password": one.password, "tls": one.tls},
+                ),
+                one.client_id,
+            )
+            for one in static_identities(settings, node)
+        ]
+    fixed = settings.client_id
     client_id = (
-        f"{settings.client_id}-test"
-        if settings.client_id is not None
+        f"{fixed}-test"
+        if fixed is not None
         else client_ids.client_id(name, settings.client_id_prefix, 0)
     )
+    return [Trial(_trial(settings, client_id, {}), fixed)]
+
+
+def _trial(settings: ConnectorSettings, client_id: str, login: dict[str, Any]) -> ConnectorSettings:
     return settings.model_copy(
         update={
+            **login,
             "client_id": client_id,
             "client_id_prefix": None,
             "pool": 1,
@@ -116,6 +145,9 @@ async def opened(connector: Connector) -> Member:
     connector.start()
     return await opening.wait()
 
+
+REFUSED_FOR_GOOD = frozenset({0x02, 0x85, 0x04, 0x86, 0x05, 0x87, 0x8A, 0x8C})
+"""CONNACK codes that come again whenever the same client tries: id, login, right, ban."""
 
 # CONNACK codes of MQTT 3 and 5 that mean the same, and what to try.
 _CREDENTIALS = "check 'username' and 'password'"

@@ -214,6 +214,7 @@ class Lane:
             self._requeue(was_v5)
             self.inherited = None
         self._attached = True
+        link.on_drained = self._drained
         self._set_room()
         self.pump()
 
@@ -569,8 +570,6 @@ class Lane:
         """Send a QoS 0 packet to a peer that does not read fast enough, or drop it."""
         link = self.link
         assert link is not None
-        if not self._blocked_bytes:
-            link.on_drained = self._drained
         size = self._blocked_bytes + len(packet)
         if size > self.max_unsent_bytes:
             self.drops.add("slow_consumer")
@@ -580,7 +579,10 @@ class Lane:
         link.write(packet)
 
     def _drained(self) -> None:
+        """The peer has read what it did not for a while."""
         self._blocked_bytes = 0
+        if self.suppliers is not None:
+            self.pump()
 
     # -- acknowledgements ------------------------------------------------------------------------
 

@@ -163,7 +163,7 @@ def unknown_option(statement: Statement, known: list[str]) -> str:
 
 
 def _statements(source: Source, data: bytes) -> Iterator[Statement]:
-    for number, raw in enumerate(data.split(b"\n"), 1):
+    for number, raw in enumerate(data.removeprefix(BOM_UTF8).split(b"\n"), 1):
         line = raw.decode(errors="surrogateescape").rstrip("\r")
         if line.startswith("#"):
             continue
