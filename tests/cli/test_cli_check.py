@@ -12,6 +12,7 @@ import pytest
 from isthmus.app.explanation import explain
 from isthmus.app.settings import Settings
 from isthmus.cli.main import main
+from isthmus.config.loader import parse_text
 
 
 def run(monkeypatch, *arguments: str) -> int:
@@ -156,3 +157,67 @@ def test_schema_as_a_page(monkeypatch, capsys) -> None:
 def test_every_command_has_help(monkeypatch, capsys, name: str) -> None:
     assert run(monkeypatch, name, "--help") == 0
     assert "Usage: isthmus" in capsys.readouterr().out
+
+
+STATIC = """
+node: one
+connectors:
+  cloud:
+    url: broker.example.com
+    static_client_ids:
+      one: [{client_id: a, username: u, password: hidden}, b]
+routes: {up: {from: local, to: cloud, topics: [up]}}
+"""
+
+
+def test_each_static_client_id_has_its_login() -> None:
+    lines = list(explain(parse_text(Settings, STATIC)))
+    assert (
+        "Connector cloud: 2 connections to broker.example.com port 1883, not encrypted, MQTT 5, or "
+        "3.1.1 if that is refused, client id a with a user name and a password, client id b "
+        "without a user name."
+    ) in lines
+    assert any("can read the password" in line for line in lines)
+    assert not any("generated client ids" in line for line in lines)
+
+
+def test_a_node_without_client_ids_opens_none() -> None:
+    lines = list(explain(parse_text(Settings, STATIC.replace("node: one", "node: two"))))
+    assert (
+        "Connector cloud: no connection is opened, as 'static_client_ids' has no client id for "
+        "node two; messages for it wait."
+    ) in lines
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        (r'broker: {data: "/tmp/x\e[31m"}', 0),
+        (r'auth: {acl_file: "/nowhere/x\e[31m"}', 2),
+    ],
+)
+def test_control_characters_are_escaped(monkeypatch, capsys, text: str, status: int) -> None:
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(text.encode())))
+    assert run(monkeypatch, "check", "-") == status
+    captured = capsys.readouterr()
+    shown = captured.out + captured.err
+    assert "\x1b" not in shown
+    assert r"x\x1b[31m" in shown
+
+
+def test_a_byte_order_mark_in_mosquitto_conf(monkeypatch, capsys, tmp_path: Path) -> None:
+    path = tmp_path / "mosquitto.conf"
+    path.write_bytes(b"\xef\xbb\xbflistener 1884 127.0.0.1\nallow_anonymous true\n")
+    assert run(monkeypatch, "check", str(path)) == 0
+    assert "Clients connect to 127.0.0.1:1884" in capsys.readouterr().out
+
+
+def test_a_variable_that_is_not_set_is_one_problem(monkeypatch, capsys) -> None:
+    monkeypatch.delenv("NOPE", raising=False)
+    text = STATIC.replace("hidden", "'${env:NOPE}'").encode()
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(text)))
+    assert run(monkeypatch, "check", "-") == 2
+    errors = capsys.readouterr().err
+    assert "environment variable 'NOPE' is not set" in errors
+    assert "must be text" not in errors
+    assert errors.count("<stdin>:") == 1

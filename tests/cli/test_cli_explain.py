@@ -14,7 +14,7 @@ from isthmus.app.settings import Settings
 from isthmus.cli.main import main
 from isthmus.config.loader import parse_text
 from isthmus.delivery.message import Message
-from raw import PUBLISH, Raw, until
+from raw import PUBACK, PUBLISH, Raw, until
 from running import Isthmus, bridge
 
 SITE = """
@@ -91,10 +91,10 @@ def test_routes_that_match_exclude_map_and_join(monkeypatch, capsys, tmp_path: P
          "with 0x87")),
         ("--topic nothing", "at local: no route takes it"),
         ("--topic nothing", "  PUBACK is sent at once"),
-        ("--topic b/1 --from cloud", "  cloud is subscribed to b/# with QoS 2"),
+        ("--topic b/1 --from cloud", "  we are subscribed to b/# at cloud with QoS 2"),
         ("--topic b/1 --from cloud", ("    route both (b/#): to cloud as b/1; not sent, as it came "
          "from cloud")),
-        ("--topic c/1 --from cloud", "  cloud is not subscribed to it, so it will not come"),
+        ("--topic c/1 --from cloud", "  we are not subscribed to it at cloud, so it will not come"),
         ("--topic b/1 --retain", "b/1, QoS 1, with the retain flag, from local"),
         ("--topic b/1 --retain", "  kept as a retained message at local"),
     ],
@@ -164,3 +164,67 @@ async def test_the_page_shows_what_it_prints() -> None:
     settings = parse_text(Settings, text)
     message = Message(b"sensor/1/t", b"", 1)
     assert "\n".join(await message_path(settings, message, "local", "", None)) + "\n" == shown
+
+
+def test_what_does_not_come_has_no_result(monkeypatch, capsys, tmp_path: Path) -> None:
+    lines = said(monkeypatch, capsys, tmp_path, "--topic", "c/1", "--from", "cloud")
+    assert lines == [
+        "c/1, QoS 1, from cloud",
+        "  we are not subscribed to it at cloud, so it will not come",
+    ]
+
+
+NAMED = """
+node: one
+connectors:
+  cloud:
+    url: far.example.com
+    static_client_ids: {one: [a, b], two: [c]}
+routes:
+  up: {from: local, to: cloud, topics: [up/#], connection: "${clientid}"}
+"""
+
+
+async def named(node: str, client_id: str) -> list[str]:
+    settings = parse_text(Settings, NAMED.replace("node: one", f"node: {node}"))
+    return await message_path(settings, Message(b"up/1", b"", 1), "local", client_id, None)
+
+
+async def test_a_named_connection_that_is_there() -> None:
+    lines = await named("one", "b")
+    assert "  route up (up/#): to cloud as up/1 by connection b" in lines
+    assert "  cloud gets up/1 with QoS 1, by connection 2 of 2" in lines
+    assert lines[-1] == "  PUBACK is sent when cloud has acknowledged it"
+
+
+async def test_a_named_connection_that_is_not_there() -> None:
+    assert (await named("one", "x"))[3:] == [
+        (
+            "  route up (up/#): to cloud as up/1 by connection x; dropped, as there is no such "
+            "connection"
+        ),
+        "result:",
+        "  dropped, counted as no_such_connection: cloud has no connection with the client id 'x'",
+        "  PUBACK has the code 0x83 over MQTT 5, and is not sent over MQTT 3",
+    ]
+    assert (await named("one", ""))[3] == (
+        "  route up (up/#): to cloud as up/1 by connection ${clientid} (empty here; say "
+        "--client-id); dropped, as there is no such connection"
+    )
+
+
+async def test_messages_of_a_node_without_client_ids_wait() -> None:
+    lines = await named("three", "x")
+    assert "  cloud gets up/1 with QoS 1; it waits, as this node has no client id there" in lines
+
+
+async def test_the_code_is_what_the_process_answers(isthmus, far) -> None:
+    """A connection that is not there: 0x83 over MQTT 5, and nothing over MQTT 3."""
+    text = NAMED.replace("far.example.com", f"127.0.0.1:{far.port}")
+    text += "listeners: [{bind: '127.0.0.1:0'}]\n"
+    near: Isthmus = await isthmus(parse_text(Settings, text))
+    new, old = await Raw.client(near.port, "x", 5), await Raw.client(near.port, "y", 4)
+    for client in (new, old):
+        client.publish("up/1", "p", 1)
+    assert (await new.expect(PUBACK)).code == 0x83
+    assert await old.arrived() == []

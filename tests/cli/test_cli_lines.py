@@ -187,6 +187,19 @@ async def test_retained_messages_can_be_told_apart_and_cleared(mosquitto) -> Non
     assert left.out == b"keep/1 old\n"
 
 
+@pytest.mark.parametrize("version", ["5", "311"])
+async def test_own_deletions_are_not_printed(mosquitto, version: str) -> None:
+    far = await mosquitto()
+    port = str(far.port)
+    for topic in ("s/1", "s/2"):
+        await isthmus_command("pub", "-p", port, topic, "old", "-r", "-q1")
+    cleared = await isthmus_command(
+        "sub", "-p", port, "-V", version, "-v", "s/#", "--remove-retained", "-W", "1"
+    )
+    assert sorted(cleared.text.splitlines()) == ["s/1 old", "s/2 old"]
+    assert "2 message(s) within" in cleared.errors
+
+
 async def test_retained_only_ends_at_the_first_other(mosquitto, listening) -> None:
     far = await mosquitto()
     sub = await listening(far.port, "a", "--retained-only")

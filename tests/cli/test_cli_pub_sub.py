@@ -252,6 +252,37 @@ async def test_sub_connects_again(far, start) -> None:
     assert (await sub.end())[:2] == (0, b"b\n")
 
 
+@pytest.mark.parametrize("code", [0x86, 0x87, 0x8A, 0x85])
+async def test_sub_ends_when_it_is_refused_for_good(far, start, code: int) -> None:
+    sub = await start("sub", "-p", str(far.port), "a")
+    peer, _ = await far.client()
+    await grant(peer)
+    peer.close()
+    await far.client(code=code)
+    ended = await sub.end()
+    assert ended.status == 1
+    assert f"cannot connect: CONNACK: 0x{code:02X}" in ended.errors
+    assert "  try: " in ended.errors
+
+
+async def test_sub_says_why_it_is_not_connected_yet(far, start) -> None:
+    sub = await start("sub", "-p", str(far.port), "a", "-C", "1")
+    peer, _ = await far.client()
+    await grant(peer)
+    peer.close()
+    await far.client(code=0x88)
+    await sub.said("cannot connect yet: CONNACK: 0x88")
+    await far.client(code=0x88)
+    await far.client(code=0x89)
+    await sub.said("cannot connect yet: CONNACK: 0x89")
+    assert sub.errors.count("0x88") == 1
+    peer, _ = await far.client()
+    await grant(peer)
+    await sub.said("connected again")
+    peer.send(publish_packet("a", "b"))
+    assert (await sub.end())[:2] == (0, b"b\n")
+
+
 async def test_it_falls_back_to_an_older_version(far, start) -> None:
     sub = await start("sub", "-p", str(far.port), "a", "-C", "1")
     await far.client(code=0x84)
@@ -346,7 +377,7 @@ async def test_tls(mosquitto, certificates) -> None:
         (("request",), "TOPIC"),
         (("request", "a"), "say once what to send"),
         (("request", "a", "b", "-e", "c/#"), "wildcard"),
-        (("request", "a", "b", "-V", "311"), "use -V 5"),
+        (("request", "a", "b", "-V", "311"), "-e TOPIC"),
         (("nonsense",), "nonsense"),
     ],
 )

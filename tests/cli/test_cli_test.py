@@ -133,3 +133,43 @@ def test_wrong_usage(
         main()
     assert end.value.code == 2
     assert text in capsys.readouterr().err
+
+
+async def test_each_static_client_id_is_tried_with_its_own_login(mosquitto, tmp_path: Path) -> None:
+    users = tmp_path / "users"
+    await command("mosquitto_passwd", "-c", "-b", str(users), "ann", "secret")
+    await command("mosquitto_passwd", "-b", str(users), "bob", "other")
+    far = await mosquitto(f"password_file {users}", "allow_anonymous false")
+    text = """
+node: one
+connectors:
+  cloud:
+    url: "127.0.0.1:%d"
+    static_client_ids:
+      one:
+        - {client_id: a, username: ann, password: secret}
+        - {client_id: b, username: bob, password: %s}
+      two: [c]
+"""
+    for name, password in (("good", "other"), ("bad", "CANARY-52")):
+        (tmp_path / f"{name}.yaml").write_text(text % (far.port, password))
+    none = text % (far.port, "other")
+    (tmp_path / "none.yaml").write_text(none.replace("node: one", "node: three"))
+    good, bad, nobody = await asyncio.gather(
+        isthmus_command("test", "cloud", tmp_path / "good.yaml"),
+        isthmus_command("test", "cloud", tmp_path / "bad.yaml"),
+        isthmus_command("test", "cloud", tmp_path / "none.yaml"),
+    )
+    assert (good.status, good.errors) == (0, "")
+    assert good.text.splitlines()[0] == "connector available"
+    assert "client id a-test" in good.text
+    assert "client id b-test" in good.text
+    assert bad.status == 1
+    assert bad.text.splitlines()[0] == "connector available in 1 of 2 tries"
+    assert "isthmus: cloud with the login of b failed\n  step:  CONNACK" in bad.errors
+    assert "CANARY" not in bad.errors
+    assert (nobody.status, nobody.out) == (1, b"")
+    assert "has no client id for node 'three'" in nobody.errors
+    log = far.log.read_text()
+    assert "as a-test (p5, c1, k60, u'ann')" in log
+    assert "as b-test (p5, c1, k60, u'bob')" in log

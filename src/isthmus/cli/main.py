@@ -87,16 +87,24 @@ def options(
     del version
 
 
+def _complain(text: str) -> None:
+    """Say what is wrong; names of files and keys may hold what a terminal obeys."""
+    from isthmus.log import escape
+
+    lines = [escape(line) for line in text.split("\n")]
+    print("isthmus: " + "\n".join(lines), file=sys.stderr)
+
+
 def main() -> None:
     """Run the command line; expected errors are lines on standard error, without a traceback."""
     try:
         make_app(sys.argv[1] if len(sys.argv) > 1 else "")(prog_name="isthmus")
     except ConfigError as error:
         for problem in error.problems:
-            print(f"isthmus: {problem}", file=sys.stderr)
+            _complain(problem)
         sys.exit(FAILED if isinstance(error, ListenError) else USAGE_ERROR)
     except IsthmusError as error:
-        print(f"isthmus: {error}", file=sys.stderr)
+        _complain(str(error))
         sys.exit(FAILED)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

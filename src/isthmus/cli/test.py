@@ -56,7 +56,8 @@ def try_connector(
       isthmus test mqtts://broker.example.com -u edge-7 --password-file pw
 
     \b
-    Exit status: 0 available, by every address and login; 1 not available; 2 wrong usage or configuration.
+    Exit status: 0 available, by every address and login; 1 not available; 2 wrong usage or
+    configuration.
     """  # noqa: D301
     if connector is not None and connector.lower().endswith(_ENDINGS):
         raise typer.BadParameter("comes before the file", param_hint="CONNECTOR")

@@ -44,9 +44,7 @@ class Trial(NamedTuple):
     configured_id: str | None
 
 
-def trials(
-    name: str, settings: ConnectorSettings, client_ids: ClientIds, node: str
-) -> list[Trial]:
+def trials(name: str, settings: ConnectorSettings, client_ids: ClientIds, node: str) -> list[Trial]:
     """What tries connector `name` beside the one that may be running in the process `node`.
 
     There is one for each of its logins: for each static client id of this node, else one. The

@@ -9,6 +9,7 @@ works in the main file only; an included file begins with no listener and no con
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
