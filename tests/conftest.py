@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +36,16 @@ def pytest_asyncio_loop_factories(
         return factories
     name = "uvloop" if item.path.parent.name in ON_UVLOOP else "asyncio"
     return {name: factories[name]}
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was() -> Iterator[None]:
+    """Put back what a command that ran in this process made of the log."""
+    logger = logging.getLogger("isthmus")
+    level, handlers = logger.level, logger.handlers[:]
+    yield
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
 
 
 @pytest_asyncio.fixture

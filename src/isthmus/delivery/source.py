@@ -4,6 +4,8 @@ A client of the broker and a connection to a far broker are both sources. One re
 each message is looked up in the plans of this link and handed to the outlets, and one receipt holds
 the acknowledgements of the whole read. What is rare (retained messages, DUP, QoS 2, everything that
 is not a PUBLISH or a plain PUBACK) leaves the loop.
+
+Over 600 lines, as what a connection owes is settled where its packets come in.
 """
 
 from __future__ import annotations
