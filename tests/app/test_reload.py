@@ -104,7 +104,8 @@ async def test_the_socket_is_for_its_owner_and_goes_with_the_process(
 
 async def test_what_is_no_request_is_answered_and_harms_nothing(process: Reloadable) -> None:
     await process.start(listening(free_port()))
-    for line in (b"reload\n", b"[]\n", b'{"request": "rm"}\n', b"\xff\n", b"x" * 100_000 + b"\n"):
+    lines = (b"reload\n", b"[]\n", b'{"request": "rm"}\n', b"\xff\n", b"x" * 100_000 + b"\n")
+    for line in (*lines, b"[" * 30_000 + b"\n"):
         reader, writer = await asyncio.open_unix_connection(str(process.socket))
         writer.write(line)
         answer = b""
@@ -113,6 +114,7 @@ async def test_what_is_no_request_is_answered_and_harms_nothing(process: Reloada
         assert not answer or json.loads(answer)["errors"]
         writer.close()
     assert (await process.reload())["status"] == 0
+    assert "Traceback" not in process.log
 
 
 async def test_a_second_process_of_a_killed_one_is_found(process: Reloadable) -> None:

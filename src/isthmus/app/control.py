@@ -90,7 +90,7 @@ class Control:
     async def _answer_to(self, line: bytes) -> dict[str, Any]:
         try:
             request = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             request = None
         if not isinstance(request, dict):
             return {"status": WRONG, "errors": ["the request is no JSON object on one line"]}
