@@ -46,7 +46,8 @@ docs: $(VENV)/installed-test
 	$(BIN)/python -m isthmus schema --markdown > docs/reference.md
 
 # The hot files are compiled where there is a C compiler, so a change of one installs again.
-HOT := $(shell find src -name '*.pxd') $(patsubst %.pxd,%.py,$(shell find src -name '*.pxd'))
+TYPES := $(shell find src -name '*.pxd')
+HOT := $(TYPES) $(wildcard $(TYPES:.pxd=.py))
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Isthmus needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'

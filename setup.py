@@ -18,7 +18,8 @@ def extensions() -> list[Extension]:
         return []
     from Cython.Build import cythonize
 
-    hot = [path.with_suffix(".py") for path in sorted(SOURCE.rglob("*.pxd"))]
+    beside = [path.with_suffix(".py") for path in sorted(SOURCE.rglob("*.pxd"))]
+    hot = [path for path in beside if path.exists()]  # the others hold C functions for these
     modules = [
         Extension(
             ".".join(path.relative_to(SOURCE).with_suffix("").parts),

@@ -19,7 +19,8 @@ IN_CHECKOUT = (ROOT.parents[1] / "pyproject.toml").exists()
 
 def hot_files() -> list[Path]:
     """The sources that may be compiled: those with a `.pxd` beside them."""
-    return [path.with_suffix(".py") for path in sorted(ROOT.rglob("*.pxd"))]
+    beside = [path.with_suffix(".py") for path in sorted(ROOT.rglob("*.pxd"))]
+    return [path for path in beside if path.exists()]
 
 
 def compiled(source: Path) -> Path | None:

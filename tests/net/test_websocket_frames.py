@@ -186,3 +186,10 @@ def test_of_a_stranger_little_is_kept() -> None:
     reader = FrameReader(LIMIT, masked=True)
     assert reader.read(data[:60]) == reader.read(data[60:999]) == []
     assert reader.read(data[999:]) == [b"x" * 1000]
+
+
+@pytest.mark.parametrize("head", [b"\x03\x7e", b"\x83\x7f", b"\x81\x7e", b"\x89\x7e", b"\xc2\x7f"])
+def test_a_frame_that_may_not_come_is_refused_before_its_whole_length_is_there(head: bytes) -> None:
+    reader = FrameReader(LIMIT, masked=False)
+    assert reader.read(head) == []
+    assert reader.end is not None

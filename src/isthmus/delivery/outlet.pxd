@@ -1,5 +1,6 @@
 import cython
 
+from isthmus.delivery cimport framing_c as framing
 from isthmus.delivery.lane cimport Lane
 from isthmus.delivery.receipt cimport Receipt
 from isthmus.metrics.traffic cimport Traffic
@@ -25,7 +26,7 @@ cdef class LaneOutlet(Outlet):
 
     @cython.locals(
         lane=Lane, link=Link, first=int, topic=bytes, entries=dict, free=list, packet_id=bytes,
-        index=Py_ssize_t, end=bytes, size=Py_ssize_t, head=bytes, packet=bytes, out=list,
+        index=Py_ssize_t, block=bytes, packet=bytes, out=list,
         traffic=Traffic,
     )
     cpdef send(self, int flags, bytes properties, bytes payload, Receipt receipt)
@@ -40,7 +41,7 @@ cdef class FanOutlet(Outlet):
 
     @cython.locals(
         first=int, topic=bytes, lane=Lane, link=Link, packet=bytes, v3_packet=bytes,
-        v5_packet=bytes, size=Py_ssize_t, v3_size=Py_ssize_t, v5_size=Py_ssize_t, out=list,
+        v5_packet=bytes, block=bytes, size=Py_ssize_t, v3_size=Py_ssize_t, v5_size=Py_ssize_t, out=list,
         outlet=LaneOutlet, traffic=Traffic,
     )
     cpdef send(self, int flags, bytes properties, bytes payload, Receipt receipt)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from isthmus.delivery.publication import pack
-from isthmus.mqtt.wire import VARINT, varint
+from isthmus.delivery import framing
+from isthmus.mqtt.wire import varint
 
 if TYPE_CHECKING:
     from isthmus.auth.rights import Writer
@@ -18,10 +18,7 @@ if TYPE_CHECKING:
     from isthmus.delivery.lane import Lane
     from isthmus.delivery.receipt import Receipt
 
-join = b"".join
-
-FIRST = [bytes((n,)) for n in range(256)]
-"""First bytes of packets."""
+EMPTY = b""
 
 NO_PROPERTIES = b"\0"
 """An empty property block with its length."""
@@ -147,40 +144,33 @@ class LaneOutlet(Outlet):
             packet_id = free.pop() if free else lane.window.next_id()
             # Also over MQTT 3, which has no codes: the next connection may be of MQTT 5.
             index = 0 if receipt is None else len(receipt.ids) - 1
+            block = EMPTY
             if lane.v5:
+                block = self.bare
                 if properties:
                     properties += self.stamp
-                    end = packet_id + varint(len(properties)) + properties
-                else:
-                    end = packet_id + self.bare
-                size = len(topic) + len(end) + len(payload)
-                packet = join((FIRST[first], varint(size), topic, end, payload))
-            else:
-                size = len(topic) + 2 + len(payload)
-                head = VARINT[size] if size < 2048 else varint(size)
-                packet = join((FIRST[first], head, topic, packet_id, payload))
-            if size > lane.max_body:
+                    block = varint(len(properties)) + properties
+            if len(topic) + 2 + len(block) + len(payload) > lane.max_body:
                 lane.too_large(packet_id, topic, receipt, index)
                 return
             if receipt is not None:
                 receipt.holds += 1
+            packet = framing.frame(first, topic, packet_id, block, payload)
             entries[packet_id] = (packet, receipt, index, lane.sent)
         else:
             if link is None:
                 lane.away(topic, first, properties + self.stamp, payload)
                 return
+            block = EMPTY
             if lane.v5:
+                block = self.bare
                 if properties:
                     properties += self.stamp
-                    topic = topic + varint(len(properties)) + properties
-                else:
-                    topic = topic + self.bare
-            size = len(topic) + len(payload)
-            if size > lane.max_body:
-                lane.drops.add("too_large", self.topic[2:])
+                    block = varint(len(properties)) + properties
+            if len(topic) + len(block) + len(payload) > lane.max_body:
+                lane.drops.add("too_large", topic[2:])
                 return
-            head = VARINT[size] if size < 2048 else varint(size)
-            packet = join((FIRST[first], head, topic, payload))
+            packet = framing.frame(first, topic, EMPTY, block, payload)
             if link.blocked:
                 lane.send_blocked(packet, len(payload))
                 return
@@ -231,12 +221,11 @@ class FanOutlet(Outlet):
             return
         topic = self.topic
         properties += self.stamp
-        size = len(topic) + len(payload)
-        v3_packet = b"".join((FIRST[first], varint(size), topic, payload))
-        v3_size = size
-        size += len(properties) + len(varint(len(properties)))
-        v5_size = size
-        v5_packet = b""
+        block = varint(len(properties)) + properties
+        v3_packet = framing.frame(first, topic, EMPTY, EMPTY, payload)
+        v3_size = len(topic) + len(payload)
+        v5_packet = EMPTY
+        v5_size = v3_size + len(block)
         for lane in self.lanes:
             link = lane.link
             if link is None:
@@ -246,7 +235,7 @@ class FanOutlet(Outlet):
             size = v3_size
             if lane.v5:
                 if not v5_packet:
-                    v5_packet = pack(first, topic, b"", properties, payload, v5=True)
+                    v5_packet = framing.frame(first, topic, EMPTY, block, payload)
                 packet = v5_packet
                 size = v5_size
             if size > lane.max_body:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from isthmus.delivery.framing import frame
 from isthmus.mqtt.properties import PropertyId, message_expiry, with_message_expiry
 from isthmus.mqtt.wire import read_varint, varint
 
@@ -39,10 +40,8 @@ def pack(
     first: int, topic: bytes, packet_id: bytes, properties: bytes, payload: bytes, *, v5: bool
 ) -> bytes:
     """Encode a PUBLISH; `packet_id` is empty for QoS 0, `properties` has no length in front."""
-    if v5:
-        packet_id += varint(len(properties)) + properties
-    size = len(topic) + len(packet_id) + len(payload)
-    return b"".join((bytes((first,)), varint(size), topic, packet_id, payload))
+    block = varint(len(properties)) + properties if v5 else b""
+    return frame(first, topic, packet_id, block, payload)
 
 
 def unpack(packet: bytes, *, v5: bool) -> tuple[int, bytes, bytes, bytes, bytes]:

@@ -74,14 +74,14 @@ class Window:
 
     def _refill(self) -> None:
         """Take the next 256 identifiers in turn, less those in use."""
-        entries, releasing, reserved = self.entries, self.releasing, self.reserved
         for _ in range(_CHUNK):
             self._high = (self._high + 1) % _CHUNK
-            for packet_id in _chunk(self._high):
-                if packet_id in entries or packet_id in releasing or packet_id in reserved:
-                    continue
-                self.free.append(packet_id)
-            if self.free:
+            ids = _chunk(self._high)
+            for used in (self.entries, self.releasing, self.reserved):
+                if used:
+                    ids = [packet_id for packet_id in ids if packet_id not in used]
+            self.free.extend(ids)
+            if ids:
                 return
         raise LocalProtocolError("every packet identifier is in use", 0x97, "MQTT-2.2.1-3")
 

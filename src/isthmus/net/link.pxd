@@ -1,5 +1,7 @@
 import cython
 
+from isthmus.net cimport socket_calls_c as socket_calls
+
 
 cdef class Turn:
     cdef public long long bytes_in

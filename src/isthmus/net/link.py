@@ -21,6 +21,7 @@ from collections.abc import Callable
 from os import strerror
 from typing import TYPE_CHECKING, Any
 
+from isthmus.net import socket_calls
 from isthmus.net.poller import ERROR, HANGUP, READ, WRITE
 from isthmus.net.timers import Timer
 
@@ -363,7 +364,7 @@ class Link:
 
     def _send(self, data: bytes) -> None:
         try:
-            sent = self.sock.send(data)
+            sent = socket_calls.write(self, self.fd, data)
         except BlockingIOError:
             sent = 0
         except OSError as error:

@@ -1,6 +1,7 @@
 import cython
 
 from isthmus.net.link cimport Link, Turn
+from isthmus.net cimport socket_calls_c as socket_calls
 
 
 cdef class Reactor(Turn):
@@ -29,7 +30,7 @@ cdef class Reactor(Turn):
 
     @cython.locals(
         fd=object, event=int, links=dict, credit=Py_ssize_t, link=Link, size=Py_ssize_t,
-        buffer=bytearray, raw="const unsigned char*",
+        buffer=bytearray, data=bytes,
     )
     cpdef _read(self, events, double started)
 

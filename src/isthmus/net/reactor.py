@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from isthmus.clock import monotonic
+from isthmus.net import socket_calls
 from isthmus.net.link import READ_LIMIT, Link, Turn, describe
 from isthmus.net.peer import peer_text
 from isthmus.net.poller import READ, Poller, default_poller
@@ -199,7 +200,6 @@ class Reactor(Turn):
         # One buffer for all reads: what is copied out of it has the size of what came, where a
         # buffer per read would be allocated large and then cut.
         buffer = self._buffer
-        raw = buffer  # a C pointer where this file is compiled
         rest = iter(events)
         for fd, event in rest:
             link = links.get(fd)
@@ -213,7 +213,7 @@ class Reactor(Turn):
                             continue
                     elif link.paused:
                         continue
-                    size = link.sock.recv_into(buffer)
+                    data = socket_calls.read(link, link.fd, buffer)
                 except BlockingIOError:
                     continue
                 except OSError as error:
@@ -223,13 +223,14 @@ class Reactor(Turn):
                     log.exception(FAILED, peer_text(link.peername), "on_drained")
                     self.failed(link, "on_drained")
                     continue
+                size = len(data)
                 if not size:
                     link.ended()
                     continue
                 link.bytes_in += size
                 self.bytes_in += size
                 try:
-                    link.on_bytes(bytes(raw[:size]))
+                    link.on_bytes(data)
                 except Exception:
                     log.exception(FAILED, peer_text(link.peername), "on_data")
                     self.failed(link, "on_data")

@@ -123,6 +123,12 @@ class FrameReader:
                 break
             first = data[at]
             size = (data[at + 1] ^ mask) & 0xFF
+            if size > 127:
+                self._fail(PROTOCOL_ERROR, "a frame of the wrong masking")
+                return payloads
+            plain = first == _WHOLE and not self._fragmented
+            if not plain and not self._may_come(first, size):
+                return payloads
             start = at + 2
             if size == 126:
                 start += 2
@@ -136,12 +142,6 @@ class FrameReader:
                     needed = 10
                     break
                 size = int.from_bytes(data[at + 2 : at + 10], "big")
-            elif size > 127:
-                self._fail(PROTOCOL_ERROR, "a frame of the wrong masking")
-                return payloads
-            plain = first == _WHOLE and not self._fragmented
-            if not plain and not self._may_come(first, size):
-                return payloads
             if size > limit:
                 self._fail(TOO_BIG, f"a frame of {size} bytes; {limit} are allowed")
                 return payloads
@@ -168,7 +168,10 @@ class FrameReader:
         return payloads
 
     def _may_come(self, first: int, size: int) -> bool:
-        """Whether a frame that is no whole message may come now; it has failed if not."""
+        """Whether a frame that is no whole message may come now; it has failed if not.
+
+        `size` is what the second byte says: 126 and 127 stand for more.
+        """
         kind = first & 0x0F
         if first & 0x70:
             self._fail(PROTOCOL_ERROR, "a frame with reserved bits")
