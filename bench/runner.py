@@ -151,7 +151,8 @@ class Runner:
             load = scenario.quick() if self.quick else scenario
             series = {label: Series() for label in self.columns(scenario)}
             self.outcomes[scenario.name] = Outcome(load, series)
-        for number in range(self.runs):
+        times = 1 if self.quick else max(scenario.times for scenario in scenarios)
+        for number in range(self.runs * times):
             for scenario in scenarios:
                 for label, system in self.columns(scenario).items():
                     self._run(files, self.outcomes[scenario.name], label, system, number)

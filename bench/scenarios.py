@@ -68,6 +68,7 @@ class Scenario:
     beside: str = ""  # measured in turns with that one, and shown against it
     relay: bool = False  # the lower limit is measured too
     alone: bool = False  # Mosquitto cannot do it, or nothing is learned from it
+    times: int = 1  # runs for each run of others: short ones with a bar vary most
 
     @property
     def baseline(self) -> str:
@@ -105,8 +106,10 @@ _CHURN = Scenario(
 )
 
 SCENARIOS: tuple[Scenario, ...] = (
-    Scenario("qos0", "QoS 0", "out", 600_000, bars=cpu_ratio(0.25), relay=True),
-    Scenario("qos1", "QoS 1, window 100", "out", 300_000, qos=1, bars=cpu_ratio(0.2), relay=True),
+    Scenario("qos0", "QoS 0", "out", 600_000, bars=cpu_ratio(0.25), relay=True, times=2),
+    Scenario(
+        "qos1", "QoS 1, window 100", "out", 300_000, qos=1, bars=cpu_ratio(0.2), relay=True, times=2
+    ),
     Scenario(
         "qos1-500x1",
         "500 publishers, one QoS 1 message in flight each",
@@ -116,6 +119,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         window=1,
         connections=500,
         bars=cpu_ratio(0.85),
+        times=2,
         relay=True,
     ),
     Scenario(
@@ -126,8 +130,10 @@ SCENARIOS: tuple[Scenario, ...] = (
         qos=1,
         bars=(Bar("arrival_p50_us", "ratio", 1.3), Bar("puback_p50_us", "ratio", 1.7)),
     ),
-    Scenario("in-qos0", "inbound, QoS 0", "in", 600_000, bars=cpu_ratio(0.25)),
-    Scenario("in-qos1", "inbound, QoS 1, window 100", "in", 300_000, qos=1, bars=cpu_ratio(0.2)),
+    Scenario("in-qos0", "inbound, QoS 0", "in", 600_000, bars=cpu_ratio(0.25), times=2),
+    Scenario(
+        "in-qos1", "inbound, QoS 1, window 100", "in", 300_000, qos=1, bars=cpu_ratio(0.2), times=2
+    ),
     Scenario(
         "in-qos1-500x1",
         "inbound, QoS 1, 500 subscribers, one message in flight each",
@@ -138,6 +144,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         topics=500,
         connections=500,
         bars=cpu_ratio(0.85),
+        times=2,
     ),
     Scenario(
         "in-latency",
