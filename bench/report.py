@@ -125,7 +125,8 @@ def preamble(runner: Runner, machine: dict[str, Any]) -> list[str]:
     lines = [
         *where(machine),
         f"- {runner.stolen:.1%} of the time went to others on the host",
-        f"- Median (least - most) of {runner.runs} or more alternating runs in {runner.minutes:.0f} minutes"
+        f"- Median (least - most) of {runner.runs} or more alternating runs, "
+        f"{runner.minutes:.0f} minutes"
         + (", quick: figures of little weight" if runner.quick else ""),
         "- CPU is that of the process under test per message that arrived at the far end; in every",
         "  run that counts all messages arrived, with QoS 1 and 2 acknowledged",

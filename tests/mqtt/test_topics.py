@@ -170,7 +170,7 @@ def test_remembered_names_are_bounded() -> None:
         check_name(b"bounded/0")  # in use, so it stays
     assert len(topics.VALID_NAMES) <= topics.REMEMBERED_NAMES
     assert len(topics._OLD_NAMES) <= topics.REMEMBERED_NAMES
-    assert b"bounded/0" in topics.VALID_NAMES | topics._OLD_NAMES
+    assert b"bounded/0" in {*topics.VALID_NAMES, *topics._OLD_NAMES}
     long = b"x" * (topics.REMEMBERED_BYTES + 1)
     check_name(long)
     assert long not in topics.VALID_NAMES

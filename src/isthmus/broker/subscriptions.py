@@ -106,7 +106,7 @@ def _refusal(limits: LimitSettings, session: Session, filter_: bytes, *, new: bo
 def _memory(filter_: bytes) -> int:
     """What a subscription to `filter_` takes, roughly; see `limits.subscription_bytes`."""
     size = len(filter_) + BYTES_PER_PLACE
-    if b"+" in filter_ or b"#" in filter_:
+    if is_wildcard(filter_):
         size += (filter_.count(b"/") + 1) * BYTES_PER_PLACE
     return size
 

@@ -592,7 +592,7 @@ class Lane:
         last: Receipt | None = None
         count = 0
         for packet_id in packet_ids:
-            entry = entries.get(packet_id)
+            entry = entries.pop(packet_id, None)
             if entry is None:
                 # A PUBACK for what is not in flight: late, after a session was lost. Harmless.
                 continue
@@ -600,8 +600,8 @@ class Lane:
             if packet[0] & 4:
                 if last is not None:
                     last.release(count)
+                self._restore(packet_id, entry)
                 raise ProtocolViolation("PUBACK for a QoS 2 message", 0x82)
-            del entries[packet_id]
             receipt = entry[1]
             if receipt is last:
                 count += 1
@@ -616,6 +616,13 @@ class Lane:
         self._id_was_taken = False
         if (self.waiting or self.suppliers is not None) and self._retry_timer is None:
             self.pump()
+
+    def _restore(self, packet_id: bytes, entry: Entry) -> None:
+        """Put an entry that was taken out by mistake back to its place in the window."""
+        self.entries[packet_id] = entry
+        ordered = sorted(self.entries.items(), key=lambda item: item[1][3])
+        self.entries.clear()
+        self.entries.update(ordered)
 
     def recorded(self, packet_id: int, code: int) -> None:
         """The peer sent PUBREC: it owns the message, or refuses it."""

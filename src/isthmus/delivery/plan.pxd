@@ -44,5 +44,5 @@ cdef class PlanCache:
     @cython.locals(young=_Generation)
     cpdef put(self, bytes topic, Plan plan)
 
-    @cython.locals(plan=Plan, generation=_Generation)
+    @cython.locals(plan=Plan, generation=_Generation, plans=dict, topics=list, topic=bytes)
     cpdef invalidate(self, bytes filter_)

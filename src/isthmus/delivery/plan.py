@@ -15,6 +15,7 @@ from weakref import WeakSet
 
 from isthmus.delivery.outlet import fanned
 from isthmus.mqtt.topic_tree import TopicIndex
+from isthmus.mqtt.topics import is_wildcard
 
 if TYPE_CHECKING:
     from isthmus.delivery.endpoint import Subscriber
@@ -29,12 +30,10 @@ class Plan:
     """Where messages of one topic go.
 
     `outlets` takes messages without the retain flag and `retaining` those with it; `single` are the
-    same before those that are alike were joined. `stale` says
-    that something has changed which may alter it. `matched` is what the subscriptions were when it
-    was made, and `tree` where they were found by `topic`: where they are the same again, it is
-    good again.
-    `personal` are the subscribers whose
-    answer depends on the publisher. `made` says that the outlets are known; until then a plan only
+    same before those that are alike were joined. `stale` says that something has changed which may
+    alter it. `matched` is what the subscriptions were when it was made, and `tree` where they were
+    found by `topic`: where they are the same again, it is good again. `personal` are the
+    subscribers whose answer depends on the publisher. `made` says that the outlets are known; until then a plan only
     stands for its topic, so that others can depend on it. `visited` are the (endpoint, topic) pairs
     that lie between source and outlets, `depth` how many of them lie one behind the other.
     """
@@ -189,7 +188,7 @@ class PlanCache:
         """
         if not self._young.plans and not self._old.plans:
             return
-        if b"+" not in filter_ and b"#" not in filter_:
+        if not is_wildcard(filter_):
             plan = self._young.plans.get(filter_) or self._old.plans.get(filter_)
             if plan is not None:
                 plan.expire()
@@ -197,8 +196,10 @@ class PlanCache:
             self.clear()
         else:
             for generation in (self._young, self._old):
-                for _, plan in generation.index.match(filter_):
-                    if not plan.stale:
+                plans = generation.plans
+                for topic in generation.index.topics(filter_):
+                    plan = plans.get(topic)
+                    if plan is not None and not plan.stale:
                         plan.expire()
 
     def clear(self) -> None:

@@ -312,7 +312,7 @@ class Source(Settler):
 
     def _guarded(self, properties: bytes) -> bool:
         """Whether a message may have come in a circle."""
-        return self.echoes is not None or (self.hops is not None and MARK in properties)
+        return self.echoes is not None or (self.hops is not None and properties.find(MARK) >= 0)
 
     def _publish_guarded(
         self, event: tuple[int, bytes, bytes, bytes, bytes], plan: Plan, receipt: Receipt | None
@@ -325,7 +325,7 @@ class Source(Settler):
         hops = self.hops
         if self.echoes is not None and self.echoes.returned(topic, payload, retain=flags & 1 > 0):
             plan = NOWHERE
-        elif hops is not None and MARK in properties:
+        elif hops is not None and properties.find(MARK) >= 0:
             found = hops.enter(topic, properties, self.origin.way)
             if found is None:
                 plan = NOWHERE

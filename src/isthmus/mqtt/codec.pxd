@@ -25,7 +25,7 @@ cdef class Decoder:
     cpdef list feed(self, bytes data)
 
     @cython.locals(
-        names=set, blocks=dict, kinds=tuple, small=Py_ssize_t, v5=bint, size=Py_ssize_t,
+        names=dict, known=bytes, blocks=dict, kinds=tuple, small=Py_ssize_t, v5=bint, size=Py_ssize_t,
         at=Py_ssize_t, last=Py_ssize_t, length=Py_ssize_t, start=Py_ssize_t, end=Py_ssize_t,
         stop=Py_ssize_t, max_payload=Py_ssize_t, kind=int, topic=bytes, packet_id=bytes, properties=bytes,
         raw="const unsigned char*",

@@ -270,8 +270,11 @@ class Decoder:
                         properties = block.forward
                         if block.special:
                             topic = self._special(block, topic)
-                if topic not in names:
+                known = names.get(topic)
+                if known is None:
                     self._check_topic(topic)
+                else:
+                    topic = known
                 if end - stop > max_payload:
                     raise ProtocolViolation(f"a payload of {end - stop} bytes is too large", 0x95)
                 events.append((raw[at] & 15, topic, packet_id, properties, raw[stop:end]))

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from isthmus.errors import LocalProtocolError, MalformedPacket, MQTTError, ProtocolViolation
 from isthmus.mqtt import wire
 from isthmus.mqtt.packet_type import WILL, PacketType
+from isthmus.mqtt.topics import is_wildcard
 
 
 class PropertyId(IntEnum):
@@ -174,7 +175,7 @@ def _read_topic(data: bytes, at: int, end: int) -> tuple[bytes, int]:
 
 
 def _check_response_topic(topic: bytes, error: type[MQTTError]) -> None:
-    if not topic or b"+" in topic or b"#" in topic:
+    if not topic or is_wildcard(topic):
         raise error("the response topic is no topic name", None, "MQTT-3.3.2-14")
 
 

@@ -14,3 +14,15 @@ cdef class _Branch:
     branches=list, below=list, branch=_Branch, child=_Branch, hidden=bint, level=bytes,
 )
 cpdef _collect(_Branch root, bytes topic, list found)
+
+
+cdef class _Fork:
+    cdef public dict children
+    cdef public bytes topic
+
+
+@cython.locals(
+    deep=bint, forks=list, below=list, fork=_Fork, level=bytes, depth=Py_ssize_t, topics=list,
+    children=dict,
+)
+cpdef list _below(_Fork root, list levels)

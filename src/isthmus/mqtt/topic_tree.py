@@ -180,6 +180,42 @@ class _Fork:
         self.children: dict[bytes, _Fork | bytes] = {}
 
 
+def _below(root: _Fork, levels: list[bytes]) -> list[bytes]:
+    """The topics that the levels of a filter with wildcards match."""
+    deep = levels[-1] == b"#"
+    if deep:
+        levels.pop()
+    forks: list[_Fork | bytes] = [root]
+    for depth, level in enumerate(levels):
+        below: list[_Fork | bytes] = []
+        for found in forks:
+            if isinstance(found, bytes):
+                continue
+            fork = found  # typed where this file is compiled
+            children = fork.children
+            if level != b"+":
+                child = children.get(level)
+                if child is not None:
+                    below.append(child)
+            elif depth:
+                below.extend(children.values())
+            else:  # MQTT-4.7.2-1
+                below += [child for name, child in children.items() if name[:1] != b"$"]
+        forks = below
+    topics: list[bytes] = []
+    while forks:
+        found = forks.pop()
+        if isinstance(found, bytes):
+            topics.append(found)
+            continue
+        fork = found
+        if fork.topic is not None:
+            topics.append(fork.topic)
+        if deep:
+            forks.extend(fork.children.values())
+    return topics
+
+
 class TopicIndex(Generic[V]):
     """Topic names with one value each, found by topic or by filter."""
 
@@ -245,43 +281,7 @@ class TopicIndex(Generic[V]):
             return [filter] if filter in self._values else []
         if filter == b"#":
             return [topic for topic in self._values if topic[:1] != b"$"]
-        levels = filter.split(b"/")
-        deep = levels[-1] == b"#"
-        if deep:
-            levels.pop()
-        topics: list[bytes] = []
-        forks = self._descend(levels)
-        while forks:
-            fork = forks.pop()
-            if isinstance(fork, bytes):
-                topics.append(fork)
-                continue
-            if fork.topic is not None:
-                topics.append(fork.topic)
-            if deep:
-                forks.extend(fork.children.values())
-        return topics
-
-    def _descend(self, levels: list[bytes]) -> list[_Fork | bytes]:
-        """The forks and leaves at the end of `levels`, of which each may be `+`."""
-        forks: list[_Fork | bytes] = [self._root]
-        for depth, level in enumerate(levels):
-            below: list[_Fork | bytes] = []
-            for fork in forks:
-                if isinstance(fork, bytes):
-                    continue
-                if level != b"+":
-                    child = fork.children.get(level)
-                    if child is not None:
-                        below.append(child)
-                elif depth:
-                    below.extend(fork.children.values())
-                else:  # MQTT-4.7.2-1
-                    below.extend(child for name, child in fork.children.items() if name[:1] != b"$")
-            forks = below
-            if not forks:
-                break
-        return forks
+        return _below(self._root, filter.split(b"/"))
 
     def _grow(self, topic: bytes) -> None:
         fork = self._root

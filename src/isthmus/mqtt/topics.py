@@ -2,8 +2,8 @@
 
 Topics are UTF-8 bytes everywhere; levels are split at `/` and compared byte by byte, without any
 normalization (MQTT-4.7.3-4). A decoder checks the topic of every message, so names already found
-valid are remembered in two sets, young and old: the cost is one set test, and memory is bounded.
-The sets keep their identity for the life of the process, so hot code may bind `VALID_NAMES` once.
+valid are remembered in two generations, young and old: the cost is one look-up, and memory is
+bounded. Both keep their identity for the life of the process, so hot code may bind `VALID_NAMES`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,15 @@ REMEMBERED_NAMES: Final = 32_768
 REMEMBERED_BYTES: Final = 256
 """Longer names are checked every time; they are rare, and would fill memory."""
 
-VALID_NAMES: Final[set[bytes]] = set()
-"""The young generation of names known to be valid. Read it; only `check_name` adds to it."""
+VALID_NAMES: Final[dict[bytes, bytes]] = {}
+"""The young generation of names known to be valid: each leads to the one object that stands for it
+everywhere, which later look-ups find without comparing bytes. Only `check_name` adds to it."""
 
-_OLD_NAMES: Final[set[bytes]] = set()
+_OLD_NAMES: Final[dict[bytes, bytes]] = {}
+
+PLUS: Final = 0x2B
+HASH: Final = 0x23
+"""The wildcards as numbers: to look for those in bytes takes a tenth of the time."""
 
 _SHARE: Final = b"$share/"
 _NAMES: Final = re.compile(rb"[^/+#]+")
@@ -44,14 +49,14 @@ def check_name(topic: bytes) -> None:
         if len(topic) > MAX_STRING:
             raise ProtocolViolation("the topic name is too long", 0x90, "MQTT-4.7.3-3")
         check_utf8(topic)
-        if b"+" in topic or b"#" in topic:
+        if PLUS in topic or HASH in topic:
             raise ProtocolViolation("the topic name has a wildcard", 0x90, "MQTT-4.7.0-1")
     if len(topic) <= REMEMBERED_BYTES:
         if len(VALID_NAMES) >= REMEMBERED_NAMES:
             _OLD_NAMES.clear()
             _OLD_NAMES.update(VALID_NAMES)
             VALID_NAMES.clear()
-        VALID_NAMES.add(topic)
+        VALID_NAMES[topic] = topic
 
 
 def check_filter(filter: bytes) -> None:  # noqa: A002 - the word of the specification
@@ -68,21 +73,21 @@ def check_filter(filter: bytes) -> None:  # noqa: A002 - the word of the specifi
     check_utf8(filter)
     if filter.startswith(_SHARE):
         group, _, filter = filter[len(_SHARE) :].partition(b"/")  # noqa: A001
-        if not group or b"+" in group or b"#" in group:
+        if not group or PLUS in group or HASH in group:
             raise ProtocolViolation("the share name is not valid", 0x8F, "MQTT-4.8.2-2")
         if not filter:
             raise ProtocolViolation("the shared filter is empty", 0x8F, "MQTT-4.8.2-1")
-    if b"#" in filter:
+    if HASH in filter:
         head = filter[:-1]
-        if b"#" in head or filter[-1:] != b"#" or (head and head[-1:] != b"/"):
+        if HASH in head or filter[-1:] != b"#" or (head and head[-1:] != b"/"):
             raise ProtocolViolation("# is not the last whole level", 0x8F, "MQTT-4.7.1-1")
-    if b"+" in filter and any(len(level) > 1 and b"+" in level for level in filter.split(b"/")):
+    if PLUS in filter and any(len(level) > 1 and PLUS in level for level in filter.split(b"/")):
         raise ProtocolViolation("+ is not a whole level", 0x8F, "MQTT-4.7.1-2")
 
 
 def is_wildcard(filter: bytes) -> bool:  # noqa: A002
     """Whether a valid filter can match more than one topic."""
-    return b"+" in filter or b"#" in filter
+    return PLUS in filter or HASH in filter
 
 
 def shape(filter: bytes) -> bytes:  # noqa: A002
@@ -117,7 +122,7 @@ def matches(filter: bytes, topic: bytes) -> bool:  # noqa: A002
         return False
     if topic[:1] == b"$" and filter[:1] in (b"+", b"#"):
         return False
-    if filter[-2:] == b"/#" and b"+" not in filter:
+    if filter[-2:] == b"/#" and PLUS not in filter:
         # The most frequent kind needs no look at the levels.
         return topic.startswith(filter[:-1]) or topic == filter[:-2]
     wanted = filter.split(b"/")
