@@ -195,6 +195,28 @@ async def test_a_bad_file_changes_nothing(process: Reloadable, certificates: Any
     assert "Traceback" not in process.log
 
 
+async def test_an_empty_file_and_a_stream_are_not_taken_while_it_runs(process: Reloadable) -> None:
+    await process.start(listening(free_port()))
+    answer = await process.reload("")
+    assert (answer["status"], "is empty" in answer["errors"][0]) == (2, True)
+    process.file.unlink()
+    os.mkfifo(process.file)
+    answer = await process.reload()
+    assert (answer["status"], "no regular file" in answer["errors"][0]) == (2, True)
+    process.file.unlink()
+    answer = await process.reload()
+    assert (answer["status"], "No such file" in answer["errors"][0]) == (2, True)
+    assert process.alive
+
+
+async def test_a_change_of_the_log_alone_is_said(process: Reloadable) -> None:
+    configuration = listening(free_port())
+    await process.start(configuration)
+    assert await process.changed({**configuration, "log": {"level": "debug"}}) == [
+        "log: set up anew"
+    ]
+
+
 @pytest.mark.parametrize("failure", [RuntimeError("boom"), asyncio.CancelledError()])
 async def test_a_failure_before_anything_changed_restores_everything(
     isthmus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import stat
 from typing import TYPE_CHECKING, Any
 
 from isthmus.app.asking import DONE, NOT_NOW, WRONG
@@ -73,12 +74,16 @@ class Rereading:
             return {"status": DONE, "changes": changes}
 
     async def _reload(self) -> list[str]:
+        if self.file is not None:
+            _check_again(self.file)
         loaded = await asyncio.to_thread(self._read)
         settings, after = self._app.settings, loaded.settings.log
         try:
             if settings.log != after:
                 _set_up_log(after)
             report = await self._app.reload(loaded.settings)
+            if settings.log != after:
+                report.changes.append("log: set up anew")
         except BaseException as error:
             if settings.log != after and self._app.settings is settings:
                 _set_up_log(settings.log)
@@ -88,6 +93,20 @@ class Rereading:
         for note in loaded.notes:
             log.log(logging.WARNING if note.loud else logging.INFO, "%s", note)
         return report.lines
+
+
+def _check_again(file: Path) -> None:
+    """Refuse what only a start may take: a stream, and the moment in which an editor writes."""
+    try:
+        status = file.stat()
+    except OSError:
+        return  # reading says why
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"{file}: is no regular file, so it cannot be read a second time")
+    if not status.st_size:
+        raise ConfigError(
+            f"{file}: is empty; a running process does not take that for the default configuration"
+        )
 
 
 def _set_up_log(settings: LogSettings) -> None:

@@ -209,7 +209,6 @@ class Client(Source):
     def close_reason(self, reason: str) -> None:
         """Close at once; what waits for this client is given up."""
         self._log_end(reason, reason)
-        self._broker.drops.add("slow_consumer", reason)
         self._end()
         self.link.abort(reason)
 

@@ -33,9 +33,10 @@ class Plan:
     same before those that are alike were joined. `stale` says that something has changed which may
     alter it. `matched` is what the subscriptions were when it was made, and `tree` where they were
     found by `topic`: where they are the same again, it is good again. `personal` are the
-    subscribers whose answer depends on the publisher. `made` says that the outlets are known; until then a plan only
-    stands for its topic, so that others can depend on it. `visited` are the (endpoint, topic) pairs
-    that lie between source and outlets, `depth` how many of them lie one behind the other.
+    subscribers whose answer depends on the publisher. `made` says that the outlets are known; until
+    then a plan only stands for its topic, so that others can depend on it. `visited` are the
+    (endpoint, topic) pairs that lie between source and outlets, `depth` how many of them lie one
+    behind the other.
     """
 
     __slots__ = (
