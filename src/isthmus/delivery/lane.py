@@ -598,9 +598,9 @@ class Lane:
                 continue
             packet = entry[0]
             if packet[0] & 4:
+                self._restore(packet_id, entry)
                 if last is not None:
                     last.release(count)
-                self._restore(packet_id, entry)
                 raise ProtocolViolation("PUBACK for a QoS 2 message", 0x82)
             receipt = entry[1]
             if receipt is last:
