@@ -7,6 +7,7 @@ IsthmusError
 │   ├── MalformedPacket         the peer sent bytes that are no packet (0x81)
 │   ├── ProtocolViolation       the peer sent a packet that the specification forbids here
 │   └── LocalProtocolError      we were about to send something illegal: a fault of the caller
+├── StoreError                  what is in the data folder cannot be used
 ├── ConnectError                a connection to a far service could not be made: which step, why
 └── LinkClosed                  a connection ended; `reason` says why
 
@@ -59,13 +60,17 @@ class MQTTError(IsthmusError):
     `reason` is the MQTT 5 reason code for CONNACK, DISCONNECT or an acknowledgement. Peers with an
     older version get its CONNACK return code before the session is open, and a closed connection
     after. `clause` is the normative statement that was broken, such as `MQTT-3.3.1-4`, or "".
+    `limit` is the name of a limit of ours that was exceeded, as the settings have it, or "".
     """
 
     reason = 0x80
 
-    def __init__(self, text: str, reason: int | None = None, clause: str = "") -> None:
+    def __init__(
+        self, text: str, reason: int | None = None, clause: str = "", *, limit: str = ""
+    ) -> None:
         super().__init__(f"{text} [{clause}]" if clause else text)
         self.clause = clause
+        self.limit = limit
         if reason is not None:
             self.reason = reason
 
@@ -86,6 +91,10 @@ class LocalProtocolError(MQTTError):
     """This side was asked to send what the specification or the peer forbids."""
 
     reason = 0x82
+
+
+class StoreError(IsthmusError):
+    """The store cannot be used: the text says which file, why, and what to do."""
 
 
 class ConnectError(IsthmusError):

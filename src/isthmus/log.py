@@ -29,6 +29,16 @@ ELSEWHERE = "elsewhere"
 """Name of handlers that are not made here, and that a new set-up leaves alone."""
 
 _ROOT = "isthmus"
+
+CLIENTS = "isthmus.broker.clients"
+"""Logger of clients that come and go."""
+
+CLIENT_FAULTS = "isthmus.broker.clients.faults"
+"""Logger of clients that are refused or closed, and why."""
+
+Clients = Literal["all", "faults", "none"]
+"""What is logged about clients: that they come and go, only what was wrong with them, nothing."""
+
 _SYSLOG = "/dev/log"
 
 
@@ -38,15 +48,31 @@ def escape(text: str) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """`2026-01-31T12:00:00.000Z INFO broker: text`, one line per entry."""
+    """`2026-01-31T12:00:00.000Z INFO broker: text`, one line per entry.
+
+    `timestamp` says whether lines begin with their time, `timestamp_format` how it is written, as
+    for `strftime` and in local time; None is ISO 8601 in UTC.
+    """
+
+    def __init__(self, *, timestamp: bool = True, timestamp_format: str | None = None) -> None:
+        super().__init__()
+        self._timestamp = timestamp
+        self._timestamp_format = timestamp_format
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record; a traceback follows indented."""
-        line = f"{_time(record)} {record.levelname} {_name(record)}: {escape(record.getMessage())}"
+        line = f"{record.levelname} {_name(record)}: {escape(record.getMessage())}"
+        if self._timestamp:
+            line = f"{self._when(record)} {line}"
         if record.exc_info:
             trace = self.formatException(record.exc_info)
             line += "".join(f"\n    {escape(part)}" for part in trace.splitlines())
         return line
+
+    def _when(self, record: logging.LogRecord) -> str:
+        if self._timestamp_format is None:
+            return _time(record)
+        return escape(time.strftime(self._timestamp_format, time.localtime(record.created)))
 
 
 class JSONFormatter(logging.Formatter):
@@ -73,6 +99,9 @@ def configure(
     to: Sequence[str] = ("stderr",),
     file: Path | None = None,
     syslog_facility: str = "daemon",
+    timestamp: bool = True,
+    timestamp_format: str | None = None,
+    clients: Clients = "faults",
 ) -> None:
     """Send the entries of Isthmus to `stream`, or to where the settings say.
 
@@ -88,7 +117,11 @@ def configure(
     else:
         handlers = list(_handlers(to, file, syslog_facility))
     for handler in handlers:
-        handler.setFormatter(JSONFormatter() if format == "json" else TextFormatter())
+        handler.setFormatter(
+            JSONFormatter()
+            if format == "json"
+            else TextFormatter(timestamp=timestamp, timestamp_format=timestamp_format)
+        )
     logger = logging.getLogger(_ROOT)
     kept = [old for old in logger.handlers if old.name == ELSEWHERE]
     for old in logger.handlers:
@@ -97,6 +130,15 @@ def configure(
     logger.handlers[:] = [*handlers, *kept] or [logging.NullHandler()]
     logger.setLevel(LEVELS[level])
     logger.propagate = False
+    _set_up_clients(clients, level)
+
+
+def _set_up_clients(clients: Clients, level: str) -> None:
+    """Say which entries about clients are written, besides what `level` says of all."""
+    nothing, written = logging.CRITICAL + 1, LEVELS[level]
+    comings = clients == "all" or (clients == "faults" and level == "debug")
+    logging.getLogger(CLIENTS).setLevel(written if comings else nothing)
+    logging.getLogger(CLIENT_FAULTS).setLevel(nothing if clients == "none" else written)
 
 
 def _handlers(to: Sequence[str], file: Path | None, facility: str) -> Iterator[logging.Handler]:
@@ -118,7 +160,8 @@ def _handlers(to: Sequence[str], file: Path | None, facility: str) -> Iterator[l
 
 
 def _name(record: logging.LogRecord) -> str:
-    return record.name.removeprefix(f"{_ROOT}.")
+    """Where the entry is from: a package, or a part of one."""
+    return ".".join(record.name.removeprefix(f"{_ROOT}.").split(".")[:2])
 
 
 def _time(record: logging.LogRecord) -> str:

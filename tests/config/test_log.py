@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,3 +104,39 @@ def test_a_log_that_cannot_be_written_is_an_error_with_its_name(
         with pytest.raises(OSError, match="No such file") as caught:
             log.configure(**how)
         assert str(tmp_path) in str(caught.value.filename)
+
+
+@pytest.mark.parametrize(
+    ("how", "begins"),
+    [
+        ({"timestamp": False}, "INFO "),
+        ({"timestamp_format": "%Y!"}, f"{time.strftime('%Y')}! INFO "),
+        ({"timestamp_format": "a\nb"}, r"a\nb INFO "),
+    ],
+)
+def test_the_time_of_lines_is_as_the_settings_say(how: Any, begins: str) -> None:
+    stream = io.StringIO()
+    log.configure("info", "text", stream, **how)
+    logging.getLogger("isthmus.broker").info("text")
+    assert stream.getvalue() == f"{begins}broker: text\n"
+
+
+@pytest.mark.parametrize(
+    ("level", "clients", "seen"),
+    [
+        ("info", "all", ["came", "fault"]),
+        ("info", "faults", ["fault"]),
+        ("info", "none", []),
+        ("debug", "faults", ["came", "fault"]),
+        ("debug", "none", []),
+        ("warning", "all", []),
+    ],
+)
+def test_lines_about_clients_are_as_the_settings_say(
+    level: str, clients: Any, seen: list[str]
+) -> None:
+    stream = io.StringIO()
+    log.configure(level, "text", stream, clients=clients, timestamp=False)
+    logging.getLogger(log.CLIENTS).info("came")
+    logging.getLogger(log.CLIENT_FAULTS).info("fault")
+    assert stream.getvalue() == "".join(f"INFO broker.clients: {one}\n" for one in seen)

@@ -1,0 +1,357 @@
+"""The writer: the one thread that touches the file.
+
+It takes one job at a time; a job tells the event loop by itself that it is done.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from isthmus import clock
+from isthmus.errors import StoreError
+from isthmus.store.database import (
+    close_database,
+    explain,
+    identity,
+    is_damage,
+    is_full,
+    move_aside,
+    open_database,
+    reopen_database,
+)
+from isthmus.store.log import Part
+from isthmus.store.reader import read, written_at
+from isthmus.store.room import Room
+from isthmus.store.schema import TRIM_SPAN
+from isthmus.store.statement import plain
+from isthmus.store.wal import clear_mark, log_of, mark
+
+if TYPE_CHECKING:
+    from isthmus.store.statement import Statement
+
+log = logging.getLogger(__name__)
+
+GONE = "has gone, or another file was put in its place"
+
+NEXT_SLICES = (
+    "SELECT max(after) FROM (SELECT seq+count AS after FROM slices"
+    " WHERE log=?1 AND seq>=?2 AND seq<?3 AND seq+count<=?3 ORDER BY seq LIMIT ?4)"
+)
+
+MARK_S = 1.0
+"""So often it is noted at most how much of the log has been synchronised."""
+
+UNFIT = (
+    UnicodeError,
+    OverflowError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    sqlite3.DataError,
+)
+"""Errors that say that a row has a value which no table takes: trying again would not help."""
+
+
+class FileLost(StoreError):
+    """The file is damaged, or no longer where it was; a new one has been made, which is empty."""
+
+
+class Writer:
+    """Runs jobs on the file of `path`, in order, in a thread of its own.
+
+    `unfit` counts rows that were left out, as they have a value that the store cannot take;
+    `behind` is why what was in the log at the start is not in the file yet: the disk is full.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.unfit = 0
+        self.behind: Exception | None = None
+        self._path = path
+        self._room = Room(path)
+        self._connection: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
+        self._log_identity: tuple[int, int] | None = None
+        # Whether there is more in the log than the mark says, when it may be written again, and
+        # whether it may be at all: behind what has failed, the log has remains of it.
+        self._unmarked = False
+        self._mark_at = 0.0
+        self._markable = True
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="isthmus-store", daemon=True)
+
+    def start(self) -> None:
+        """Open the file and start the thread.
+
+        Raises:
+            StoreError: The file cannot be used.
+        """
+        self._begin()
+        self._thread.start()
+
+    def _begin(self) -> None:
+        """Open the file, made if need be."""
+        try:
+            connection = open_database(self._path)
+        except StoreError as error:
+            if not (is_full(error) and self._room.reserve.give_up()):
+                raise
+            connection = open_database(self._path)  # with the room that was kept for this
+        self._use(connection)
+        try:
+            self._synchronise(connection)
+        except sqlite3.Error as error:
+            self.close()
+            raise StoreError(explain(error, self._path)) from error
+
+    def stop(self, longest_s: float) -> bool:
+        """Finish the jobs there are, end the thread, close the file.
+
+        False where a job does not end within `longest_s` seconds: the thread is left to itself, and
+        ends with the process.
+        """
+        if self._thread.is_alive():
+            self._jobs.put(None)
+            self._thread.join(longest_s)
+            if self._thread.is_alive():
+                return False
+        self.close()
+        return True
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Run `job` in the thread; it must not raise."""
+        self._jobs.put(job)
+
+    def open(self) -> sqlite3.Connection:
+        """The open file, opened again if need be: for the thread, and before the first job.
+
+        Raises:
+            FileLost: It has gone, or was damaged: there is a new one.
+            sqlite3.Error, StoreError: It cannot be opened again, yet.
+        """
+        connection = self._connection
+        if connection is None:
+            try:
+                connection = reopen_database(self._path)
+            except (sqlite3.Error, StoreError) as error:
+                if is_damage(error):
+                    raise self._renew(f"is damaged ({error})") from error
+                if self._gone():
+                    raise self._renew(GONE) from error
+                raise
+            if self._gone():
+                connection.close()
+                raise self._renew(GONE)
+            self._use(connection)
+            try:
+                self._synchronise(connection)
+            except BaseException as error:
+                self.close()
+                if is_damage(error):
+                    raise self._renew(f"is damaged ({error})") from error
+                raise
+        return connection
+
+    def _synchronise(self, connection: sqlite3.Connection) -> None:
+        """Have everything that is in the log in the file too, or note that there is no room."""
+        self.behind = None
+        self._unmarked = False
+        try:
+            self._room.clear(connection)
+            self._markable = True
+        except (sqlite3.Error, StoreError, OSError) as error:
+            if not is_full(error):
+                raise
+            self.behind = error
+
+    def close(self) -> None:
+        """Close the file; the next use opens it again."""
+        self._unmarked = False
+        if self._connection is not None:
+            close_database(self._connection, self._path)
+            self._connection = None
+
+    def write(self, statements: list[Statement], question: str = "") -> list[tuple[Any, ...]]:
+        """Write what belongs together, and have it synchronised with the disk.
+
+        Returns the rows of `question`, asked at the end of the transaction.
+
+        Raises:
+            FileLost: Nothing was written, and what was written before is lost too.
+            sqlite3.Error, StoreError, OSError: Nothing of it was written.
+        """
+        with self._writing() as connection:
+            if self.behind is not None:
+                raise self.behind
+            self._room.check(statements)
+            # Each return to Python may have to wait for the event loop: one statement is a
+            # transaction by itself.
+            together = len(statements) > 1 or bool(question)
+            if together:
+                connection.execute("BEGIN IMMEDIATE")
+            for statement in statements:
+                self._execute(connection, statement)
+            rows = connection.execute(question).fetchall() if question else []
+            if together:
+                connection.execute("COMMIT")
+            self._unmarked = self._markable
+            return rows
+
+    def write_part(self, statements: list[Statement], question: str = "") -> list[tuple[Any, ...]]:
+        """The same where there is little room: what is no more than a part of a transaction.
+
+        Raises:
+            FileLost: Nothing was written, and what was written before is lost too.
+            sqlite3.Error, StoreError, OSError: Nothing of it was written.
+        """
+        with self._writing() as connection:
+            rows = self._room.write(connection, statements, question, self._execute)
+            self._synchronise(connection)
+            return rows
+
+    def make_room(
+        self, statements: list[Statement], spans: list[tuple[int, int, int]], question: str
+    ) -> list[tuple[Any, ...]]:
+        """Write how far logs have got, and then delete `spans`: of which log, first and end.
+
+        Raises:
+            FileLost: Nothing was written, and what was written before is lost too.
+            sqlite3.Error, StoreError, OSError: Not all of it was written.
+        """
+        with self._writing() as connection:
+            self._room.write(connection, statements, "", self._execute, deletes=True)
+            for span in spans:
+                self._trim(connection, *span)
+            self._synchronise(connection)
+            return connection.execute(question).fetchall()
+
+    def _trim(self, connection: sqlite3.Connection, log_id: int, first: int, end: int) -> None:
+        """Delete the records of a log from `first` to `end`, a few slices at a time."""
+        at_once = self._room.trimmed_at_once
+        while True:
+            wanted = (log_id, first, end, at_once)
+            (after,) = connection.execute(NEXT_SLICES, wanted).fetchone()
+            if after is None:
+                return
+            trim = plain(TRIM_SPAN, log_id, first, after)
+            try:
+                self._room.write(connection, [trim], "", self._execute, deletes=True)
+            except (sqlite3.Error, OSError) as error:
+                if at_once == 1 or not is_full(error):
+                    raise
+                at_once //= 2
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """The open file, to be written; if that fails, it is closed unless the disk is full."""
+        connection = self.open()
+        if self._gone() or self._log_gone():
+            self.close()
+            raise self._renew(GONE)
+        try:
+            yield connection
+        except BaseException as error:
+            self._unmarked = self._markable = False
+            if is_full(error):
+                # Nothing of it is in the file, and what is there can be read and sent meanwhile:
+                # to open the file again would need room, too.
+                with suppress(sqlite3.Error):
+                    connection.rollback()
+                raise
+            self.close()
+            if is_damage(error):
+                raise self._renew(f"is damaged ({error})") from error
+            raise
+
+    def read(self, log_id: int, seq: int, max_bytes: int) -> list[Part]:
+        """Records of a log; see `reader.read`.
+
+        Raises:
+            sqlite3.Error, StoreError: They cannot be read.
+        """
+        return read(self.open(), log_id, seq, max_bytes)
+
+    def written_at(self, log_id: int, seq: int) -> float:
+        """When a record was written; see `reader.written_at`.
+
+        Raises:
+            sqlite3.Error, StoreError: It cannot be read.
+        """
+        return written_at(self.open(), log_id, seq)
+
+    def _execute(self, connection: sqlite3.Connection, statement: Statement) -> None:
+        try:
+            connection.execute(statement.text, statement.values)
+        except UNFIT as error:
+            if len(statement.rows) > 1:
+                for single in statement.singles():
+                    self._execute(connection, single)
+            else:
+                self.unfit += 1
+                log.error("%s: a row cannot be kept, and was left out: %s", self._path, error)
+
+    def _use(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._identity = identity(self._path)
+        self._log_identity = identity(log_of(self._path))
+
+    def _gone(self) -> bool:
+        """Whether another file, or none, stands where ours was: what is written would be lost."""
+        try:
+            found = identity(self._path)
+            # A file in use has its first page at least.
+            return found is None or found != self._identity or not self._path.stat().st_size
+        except OSError:
+            return False
+
+    def _log_gone(self) -> bool:
+        """The same for the log, which is there from the first write on."""
+        try:
+            found = identity(log_of(self._path))
+        except OSError:
+            return False
+        if self._log_identity is None:
+            self._log_identity = found
+        return found != self._log_identity
+
+    def _renew(self, what: str) -> FileLost:
+        """Begin a new file; what stands in its place is moved aside."""
+        self.close()
+        self._identity = None  # until there is one, none is ours
+        if self._path.exists():
+            move_aside(self._path, what)
+        log_of(self._path).unlink(missing_ok=True)
+        with suppress(OSError):
+            clear_mark(self._path)
+        self._begin()
+        return FileLost(f"{self._path} {what}")
+
+    def _run(self) -> None:
+        while True:
+            pause_s = max(0.0, self._mark_at - clock.monotonic()) if self._unmarked else None
+            try:
+                job = self._jobs.get(timeout=pause_s)
+            except Empty:
+                self._mark()
+                continue
+            if job is None:
+                return
+            try:
+                job()
+            except Exception:
+                log.exception("a job of the store failed")
+            if self._unmarked and clock.monotonic() >= self._mark_at:
+                self._mark()
+
+    def _mark(self) -> None:
+        self._unmarked = False
+        self._mark_at = clock.monotonic() + MARK_S
+        try:
+            mark(self._path)
+        except OSError as error:
+            log.debug("%s: the mark cannot be written: %s", self._path, error.strerror)
