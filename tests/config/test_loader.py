@@ -30,7 +30,7 @@ def test_an_empty_file_is_valid(tmp_path: Path, name: str, text: str) -> None:
 
 
 def test_sections_that_are_commented_out() -> None:
-    text = "listeners:\nbroker:\nauth:\nconnectors:\n#  cloud: {url: h}\nroutes:\nlog:\nhttp:\n"
+    text = "listeners:\nbroker:\nauth:\nconnectors:\n#  cloud: {url: h}\nroutes:\nlog:\n"
     assert parse_text(Settings, text) == Settings()
 
 
@@ -143,7 +143,7 @@ log: {level: inf}
         "16: routes.r.to: there is no connector 'clod'; did you mean 'cloud'?",
         f"17: routes.r.topics[0]: {FILTER}",
         "18: routes.r.retain: must be 'keep', 'set' or 'clear'; did you mean 'keep'?",
-        "19: http: this version has no HTTP API; leave the key out or write null",
+        "19: http.bind: needs an address in front of the port, such as 127.0.0.1:1",
         "20: rules: unknown key; did you mean 'routes'?",
         "21: log.level: must be 'debug', 'info', 'warning' or 'error'; did you mean 'info'?",
     ]

@@ -113,6 +113,13 @@ def test_versions_that_yaml_reads_as_numbers(value: object, version: str) -> Non
     assert connector(version=value).version == version
 
 
+def test_a_pool_without_effect_needs_no_topic_for_several_connections() -> None:
+    one = connector(
+        static_client_ids={"n": ["x"]}, pool=5, notifications={"enabled": True, "topic": "a"}
+    )
+    assert one.without_effect == "'pool'"
+
+
 def test_session_expiry_never() -> None:
     assert connector(session_expiry="never").session_expiry == SESSION_NEVER_EXPIRES_S
     assert connector(session_expiry=0).session_expiry == 0

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from isthmus.mqtt.packet_type import PacketType
-from isthmus.mqtt.reasons import CODES, PACKETS, ReasonCode, ReturnCode, describe, return_code
+from isthmus.mqtt.properties import PropertyId
+from isthmus.mqtt.reasons import (
+    CODES,
+    PACKETS,
+    ReasonCode,
+    ReturnCode,
+    describe,
+    explanation,
+    return_code,
+)
 
 
 def test_every_code_has_packets_and_a_sentence() -> None:
@@ -42,6 +51,13 @@ def test_codes_mirror_packets() -> None:
 )
 def test_return_codes(reason: int, expected: int) -> None:
     assert return_code(reason) is ReturnCode(expected)
+
+
+def test_explanations() -> None:
+    assert explanation([0, 1, 2]) == {}
+    assert explanation((0x87,)) == {PropertyId.REASON_STRING: "not authorized"}
+    both = {PropertyId.REASON_STRING: "a quota is used up; not authorized"}
+    assert explanation([0x97, 0, 0x87, 0x97]) == both
 
 
 def test_descriptions() -> None:

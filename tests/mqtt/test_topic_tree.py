@@ -6,6 +6,7 @@ import time
 from itertools import islice, product
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -128,6 +129,7 @@ def test_65535_slashes_do_not_blow_the_stack() -> None:
     assert not index._root.children
 
 
+@pytest.mark.alone
 def test_a_miss_costs_little_among_many_filters() -> None:
     tree: TopicTree[int] = TopicTree()
     for number in range(20_000):
@@ -159,6 +161,7 @@ def test_shapes() -> None:
         assert shape(filter_) == expected
 
 
+@pytest.mark.alone
 def test_a_match_costs_no_more_than_its_shapes_times_its_levels() -> None:
     """The worst that 100 sessions of 100 shapes each can do with 32 levels: under a second."""
     tree: TopicTree[int] = TopicTree()

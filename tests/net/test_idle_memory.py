@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.alone
+
 SERVER = """
 import asyncio, sys
 from pathlib import Path

@@ -312,7 +312,7 @@ def test_last_words_reach_a_peer_that_is_still_sending(run):
 
 
 def test_close_gives_up_on_a_peer_that_does_not_read(run, monkeypatch):
-    monkeypatch.setattr(link_module, "UNSENT_GRACE_S", 0.1)
+    monkeypatch.setattr(link_module, "UNSENT_GRACE_S", 0.5)
 
     async def scenario(reactor):
         link, peer = linked(reactor, send_buffer=8192)
@@ -321,7 +321,7 @@ def test_close_gives_up_on_a_peer_that_does_not_read(run, monkeypatch):
         link.close("too slow")
         await until(lambda: owner.reasons)
         assert reactor.statistics().links == 1
-        await until(lambda: reactor.statistics().links == 0, 1)
+        await until(lambda: reactor.statistics().links == 0, 3)
         peer.close()
 
     run(scenario)

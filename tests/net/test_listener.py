@@ -12,6 +12,7 @@ from isthmus.errors import ConfigError
 from isthmus.net import listener as listener_module
 from isthmus.net.listener import MAX_ACCEPTS, listen
 from isthmus.net.settings import ListenerSettings, TLSServerSettings
+from mosquitto import listens
 
 ANY = ListenerSettings(bind="127.0.0.1:0")
 
@@ -68,7 +69,9 @@ def test_no_descriptors_left_is_a_pause_and_not_a_spin(run, monkeypatch, caplog)
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
         try:
             turns = reactor.statistics().turns
+            assert listener.open
             await until(lambda: listener.statistics().pauses)
+            assert not listener.open
             # Those who are connected notice nothing.
             await first.send(b"2")
             assert await first.receive(1) == b"2"
@@ -78,6 +81,7 @@ def test_no_descriptors_left_is_a_pause_and_not_a_spin(run, monkeypatch, caplog)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         await peer.send(b"3")
         assert await peer.receive(1) == b"3"
+        assert listener.open
         peer.close()
         first.close()
 
@@ -221,5 +225,45 @@ def test_an_address_in_use_or_unknown_is_a_configuration_error(run):
             listen(reactor, ListenerSettings(bind=taken), Owner)
         with pytest.raises(ConfigError, match=r"bind: 192\.0\.2\.1:1883: Cannot assign"):
             listen(reactor, ListenerSettings(bind="192.0.2.1:1883"), Owner)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:0", "*:0"])
+def test_an_interface(run, bind):
+    async def scenario(reactor):
+        owners = []
+        settings = ListenerSettings(bind=bind, interface="lo")
+        listener = listen(reactor, settings, lambda link: owners.append(Owner(link, link.write)))
+        peer = connect(("127.0.0.1", listener.address[1]))
+        await peer.send(b"ping")
+        assert await peer.receive(4) == b"ping"
+        for sock in listener._sockets:
+            name = sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16)
+            assert name.rstrip(b"\0") == b"lo"
+        # The same port of another interface is another listener's, and not reached by `lo`.
+        other = next(name for _, name in socket.if_nameindex() if name != "lo")
+        port = listener.address[1]
+        same = settings.model_copy(
+            update={"bind": bind.replace(":0", f":{port}"), "interface": other}
+        )
+        elsewhere = listen(reactor, same, Owner)
+        again = connect(("127.0.0.1", port))
+        await until(lambda: len(owners) == 2)
+        assert elsewhere.statistics().accepted == 0
+        listener.close()
+        await until(lambda: not listens(port))
+        elsewhere.close()
+        peer.close()
+        again.close()
+
+    run(scenario)
+
+
+def test_an_interface_that_is_not_there(run):
+    async def scenario(reactor):
+        text = r"bind: \*:0 on nowhere0: No such device; this machine has no such interface"
+        with pytest.raises(ConfigError, match=text):
+            listen(reactor, ListenerSettings(bind="*:0", interface="nowhere0"), Owner)
 
     run(scenario)

@@ -92,6 +92,10 @@ def test_bind_that_is_a_port_alone():
         ({"transport": "websocket", "origins": ["app.example"]}, "a site is scheme and host"),
         ({"transport": "websocket", "origins": ["https://a/b"]}, "a site is scheme and host"),
         ({"mode": "0660"}, "only for a bind of unix:"),
+        ({"bind": "unix:/x", "interface": "eth0"}, "not for a unix socket"),
+        ({"interface": ""}, "name of a network interface"),
+        ({"interface": "eth0\n"}, "name of a network interface"),
+        ({"interface": "x" * 16}, "name of a network interface"),
         ({"bind": "unix:/x", "mode": "rw"}, "three octal digits"),
         ({"bind": "unix:/x", "mode": 999}, "three octal digits"),
         ({"trusted_proxies": ["10.0.0.0/8"]}, "needs 'proxy_protocol: true'"),
@@ -132,6 +136,7 @@ def test_only_this_machine_is_trusted_by_itself():
         (TLSClientSettings, {"ca": {"contents": "x"}}, "ca"),
         (TLSServerSettings, {}, "certificate: is required"),
         (TLSServerSettings, {"certificate": "a", "crl": "b"}, "needs client_ca"),
+        (TLSServerSettings, {"certificate": "a", "verify_client_dates": False}, "needs client_ca"),
     ],
 )
 def test_tls_that_contradicts_itself(kind, values, text):

@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 
+import pytest
 from net_peers import Owner, Peer, connected, linked, until
 
 from isthmus.net import reactor as reactor_module
@@ -188,6 +189,7 @@ def test_close_aborts_every_link_and_says_so(run):
     run(scenario)
 
 
+@pytest.mark.alone
 def test_an_idle_reactor_uses_no_processor_time(run):
     async def scenario(reactor):
         pairs = [linked(reactor) for _ in range(20)]
@@ -209,3 +211,50 @@ async def test_epoll_gives_its_descriptor_back():
     reactor = Reactor(poller=EpollPoller)
     reactor.close()
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+def test_a_thread_that_has_work_gets_its_turn_beside_a_busy_loop(run, monkeypatch):
+    slept = []
+    monkeypatch.setattr(reactor_module, "sleep", slept.append)
+
+    async def scenario(reactor):
+        link, peer = linked(reactor)
+
+        left = 0
+
+        def busy(data):
+            nonlocal left
+            until_s = time.perf_counter() + 0.0006
+            while time.perf_counter() < until_s:
+                pass
+            left -= 1
+            if left > 0:
+                peer.sock.send(b"x")  # there is always more to read
+
+        owner = Owner(link, busy)
+
+        async def turns(count, *, waiting):
+            nonlocal left
+            left = 0 if waiting else count
+            for _ in range(count if waiting else 1):
+                before = len(owner.received)
+                peer.sock.send(b"x")
+                await until(lambda before=before: len(owner.received) > before and left <= 0)
+                if waiting:
+                    await asyncio.sleep(0.002)
+
+        await turns(20, waiting=False)
+        assert not slept  # nobody asked for it
+        reactor.share(1)
+        await turns(20, waiting=False)
+        assert 5 <= len(slept) <= 20  # once for each millisecond of work
+        slept.clear()
+        await turns(20, waiting=True)
+        assert len(slept) < 5  # whoever wants it gets it while the loop waits
+        reactor.share(-1)
+        slept.clear()
+        await turns(20, waiting=False)
+        assert not slept
+        peer.sock.close()
+
+    run(scenario)

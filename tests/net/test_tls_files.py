@@ -95,17 +95,40 @@ def serving(reactor, owners=None, **tls):
     return listen(reactor, settings, accept)
 
 
-async def talk(reactor, listener, **tls):
-    """Connect, send and get back; return the reason if it does not work."""
-    try:
-        link = await dial(reactor, "localhost", listener.address[1], tls=TLSClientSettings(**tls))
-    except ConnectError as error:
-        return str(error)
+async def opened(reactor, listener, **tls):
+    """Connect, send and get back, or get a reason; the link stays open."""
+    link = await dial(reactor, "localhost", listener.address[1], tls=TLSClientSettings(**tls))
     owner = Owner(link)
     link.write(b"x")
     await until(lambda: owner.received or owner.reasons)
-    link.close("done")
+    return owner
+
+
+async def talk(reactor, listener, **tls):
+    """Connect, send and get back; return the reason if it does not work."""
+    try:
+        owner = await opened(reactor, listener, **tls)
+    except ConnectError as error:
+        return str(error)
+    owner.link.close("done")
     return "".join(owner.reasons) if not owner.received else ""
+
+
+async def still_open(*owners):
+    """Every link carries what is sent, both ways."""
+    before = [owner.received for owner in owners]
+    for owner in owners:
+        owner.link.write(b"y")
+    await until(
+        lambda: all(owner.received == old + b"y" for owner, old in zip(owners, before, strict=True))
+    )
+    assert not any(owner.reasons for owner in owners)
+
+
+def common_name(link):
+    """Whose certificate the other side showed."""
+    subject = link.peer_certificate["subject"]
+    return dict(pair for group in subject for pair in group)["commonName"]
 
 
 # -- where they come from --------------------------------------------------------------------------
@@ -305,6 +328,36 @@ def test_a_revoked_server_is_refused(run, authority, tmp_path):
     run(scenario)
 
 
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_certificates_of_clients_may_be_good_for_ever(run, authority, tmp_path, version):
+    async def scenario(reactor):
+        now = dt.datetime.now(dt.UTC)
+        shown = {
+            "old": authority.issue("old.pem", "old", not_after=now - dt.timedelta(days=1)),
+            "early": authority.issue("early.pem", "early", not_before=now + dt.timedelta(days=1)),
+            "stranger": Authority(tmp_path, "stranger").issue("stranger.pem", "stranger"),
+            "revoked": authority.issue("revoked.pem", "revoked"),
+        }
+        how = {
+            "certificate": authority.issue("server.pem", "localhost"),
+            "client_ca": authority.pem,
+            "crl": authority.revoke(tmp_path / "list.pem", shown["revoked"], days=-1),
+        }
+        strict = serving(reactor, **how)
+        lenient = serving(reactor, **how, verify_client_dates=False)
+        taken = {
+            (name, listener is lenient)
+            for name, path in shown.items()
+            for listener in (strict, lenient)
+            if not await talk(
+                reactor, listener, ca=authority.pem, certificate=path, max_version=version
+            )
+        }
+        assert taken == {("old", True), ("early", True)}
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("text", ["garbage", "certificate"])
 def test_a_file_that_is_no_revocation_list(pki, tmp_path, text):
     path = tmp_path / "crl.pem"
@@ -333,34 +386,51 @@ def test_a_listener_uses_renewed_files_and_drops_no_link(run, authority, tmp_pat
         crl = authority.revoke(tmp_path / "revoked.pem")
         owners = []
         listener = serving(reactor, owners, certificate=path, client_ca=authority.pem, crl=crl)
-        settings = TLSClientSettings(ca=authority.pem, certificate=bad)
 
         async def connected():
-            link = await dial(reactor, "localhost", listener.address[1], tls=settings)
-            owner = Owner(link)
-            link.write(b"x")
-            await until(lambda: owner.received or owner.reasons)
-            return owner
-
-        def name(owner):
-            subject = owner.link.peer_certificate["subject"]
-            return dict(pair for group in subject for pair in group)["commonName"]
+            return await opened(reactor, listener, ca=authority.pem, certificate=bad)
 
         old = await connected()
-        assert name(old) == "one"
+        assert common_name(old.link) == "one"
         replaced(path, authority.issue("two.pem", "localhost", common_name="two"))
         await until(lambda: listener.statistics().renewals == 1)
         new = await connected()
-        assert (name(new), new.received) == ("two", b"x")
+        assert (common_name(new.link), new.received) == ("two", b"x")
         # The client is revoked: new connections of it are refused, the old ones stay.
         authority.revoke(crl, bad)
         await until(lambda: listener.statistics().renewals == 2)
         refused = await connected()
         assert not refused.received
-        for owner in (old, new):
-            owner.link.write(b"y")
-        await until(lambda: old.received == new.received == b"xy")
-        assert old.reasons == new.reasons == []
+        await still_open(old, new)
+        listener.close()
+
+    run(scenario)
+
+
+def test_a_listener_trusts_the_new_authority_and_drops_no_link(
+    run, authority, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(renewal, "LOOK_EVERY_S", 0.03)
+
+    async def scenario(reactor):
+        trusted = tmp_path / "trusted.pem"
+        shutil.copy(authority.pem, trusted)
+        stranger = Authority(tmp_path, "stranger")
+        listener = serving(
+            reactor,
+            certificate=authority.issue("server.pem", "localhost"),
+            client_ca=trusted,
+            require_client_certificate=True,
+        )
+        first = {"ca": authority.pem, "certificate": authority.issue("first.pem", "first")}
+        second = {"ca": authority.pem, "certificate": stranger.issue("second.pem", "second")}
+        old = await opened(reactor, listener, **first)
+        assert await talk(reactor, listener, **second)
+        replaced(trusted, stranger.pem)
+        await until(lambda: listener.statistics().renewals == 1)
+        new = await opened(reactor, listener, **second)
+        assert await talk(reactor, listener, **first)
+        await still_open(old, new)
         listener.close()
 
     run(scenario)
@@ -415,6 +485,65 @@ def test_a_connector_uses_renewed_files_and_keeps_old_ones_instead_of_broken_one
     run(scenario)
     with pytest.raises(ConfigError):  # files that never were good
         usable_client_context(TLSClientSettings(ca=tmp_path / "missing.pem"))
+
+
+def test_a_connector_shows_a_renewed_certificate_and_drops_no_link(
+    run, authority, tmp_path, caplog
+):
+    async def scenario(reactor):
+        caplog.clear()
+        shown = {"certificate": tmp_path / "shown.pem", "key": tmp_path / "shown.key"}
+
+        def issue(name):
+            leaf = authority.ca.issue_cert(name, common_name=name, key_type=trustme.KeyType.ECDSA)
+            chain, key = tmp_path / f"{name}.pem", tmp_path / f"{name}.key"
+            leaf.cert_chain_pems[0].write_to_path(chain)
+            leaf.private_key_pem.write_to_path(key)
+            return chain, key
+
+        for path, source in zip(shown.values(), issue("one"), strict=True):
+            shutil.copy(source, path)
+        there = []
+        listener = serving(
+            reactor,
+            there,
+            certificate=authority.issue("server.pem", "localhost"),
+            client_ca=authority.pem,
+            require_client_certificate=True,
+        )
+        how = {"ca": authority.pem, **shown}
+        old = await opened(reactor, listener, **how)
+        chain, key = issue("two")
+        # Between the two files the old pair stays in use.
+        replaced(shown["certificate"], chain)
+        before = contexts.client_failures.count
+        between = await opened(reactor, listener, **how)
+        assert contexts.client_failures.count == before + 1
+        assert "the old ones stay in use: tls.key: " in caplog.text
+        replaced(shown["key"], key)
+        new = await opened(reactor, listener, **how)
+        assert [common_name(owner.link) for owner in there] == ["one", "one", "two"]
+        await still_open(old, between, new)
+        listener.close()
+
+    run(scenario)
+
+
+def test_a_connector_refuses_what_a_new_list_revokes_and_drops_no_link(run, authority, tmp_path):
+    async def scenario(reactor):
+        server = authority.issue("server.pem", "localhost")
+        crl = authority.revoke(tmp_path / "revoked.pem")
+        listener = serving(reactor, certificate=server)
+        how = {"ca": authority.pem, "crl": crl}
+        old = await opened(reactor, listener, **how)
+        authority.revoke(crl, server)
+        assert "the certificate was revoked" in await talk(reactor, listener, **how)
+        authority.revoke(crl)
+        new = await opened(reactor, listener, **how)
+        await still_open(old, new)
+        listener.close()
+
+    run(scenario)
 
 
 def test_no_task_looks_after_contents(run, pki):

@@ -529,3 +529,20 @@ async def test_links_without_tls_have_no_certificate():
     near.close()
     far.close()
     reactor.close()
+
+
+def test_the_alert_of_a_server_is_heard_although_its_reset_is_there_already(run, pki):
+    """With TLS 1.3 it refuses us when we are through, and resets as it did not read all."""
+
+    async def scenario(reactor):
+        context = plain_server(pki.server, client_ca=pki.ca)
+        port, task = serve(context, lambda sock: None)
+        link = await dial(reactor, "localhost", port, tls=TLSClientSettings(ca=pki.ca))
+        assert link.paused  # nobody takes what it says yet
+        with pytest.raises(ssl.SSLError):
+            await task
+        await until(lambda: link.closed)
+        assert link.reason == "TLS: the peer requires a certificate"
+        assert link.error.reason.endswith("CERTIFICATE_REQUIRED")
+
+    run(scenario)

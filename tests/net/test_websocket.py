@@ -9,6 +9,7 @@ import os
 import socket
 import ssl
 import tracemalloc
+from itertools import count
 
 import pytest
 from net_peers import Owner, Peer, until
@@ -240,6 +241,7 @@ def test_packets_may_span_frames_and_reads(run):
         (b"\x82\xff" + (1 << 40).to_bytes(8, "big"), 1009),
         (b"\x82\xff" + (1000 + FRAME_ROOM + 1).to_bytes(8, "big"), 1009),
     ],
+    ids=count(),  # the masks are random
 )
 def test_frames_that_are_refused(run, frame, code):
     async def scenario(reactor):
@@ -489,6 +491,7 @@ def test_an_abort_is_no_goodbye_and_a_close_is_one(run):
     run(scenario)
 
 
+@pytest.mark.alone
 def test_an_idle_websocket_costs_little_more_than_a_link(run):
     async def scenario(reactor):
         owners = []

@@ -12,25 +12,16 @@ from pydantic import BaseModel, ValidationError
 
 from isthmus.config.document import Document, DocumentError, Position, nearest_line
 from isthmus.config.fields import is_path, model_of, step
-from isthmus.config.json_source import read_json
 from isthmus.config.messages import problems_of, unknown_key
 from isthmus.config.model import SettingsModel
 from isthmus.config.problems import Loc, Problem, path_text
 from isthmus.config.secrets import Expanded, SecretError, expand, hide
-from isthmus.config.toml_source import read_toml
-from isthmus.config.yaml_source import read_yaml
 from isthmus.errors import ConfigError
 
 Format = Literal["yaml", "toml", "json"]
 
 FORMATS: dict[str, Format] = {".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".json": "json"}
 """Formats by the ending of the file name."""
-
-_READERS: dict[Format, Callable[[str], Document]] = {
-    "yaml": read_yaml,
-    "toml": read_toml,
-    "json": read_json,
-}
 
 Model = TypeVar("Model", bound=SettingsModel)
 
@@ -165,9 +156,20 @@ def _format(path: Path) -> Format:
         raise ConfigError(f"{path}: the file name must end in one of {known}") from None
 
 
+def _reader(kind: Format) -> Callable[[str], Document]:
+    """What reads a format; the others are not loaded."""
+    if kind == "toml":
+        from isthmus.config.toml_source import read_toml as read
+    elif kind == "json":
+        from isthmus.config.json_source import read_json as read
+    else:
+        from isthmus.config.yaml_source import read_yaml as read
+    return read
+
+
 def _read(text: str, kind: Format, name: str) -> Document:
     try:
-        document = _READERS[kind](text)
+        document = _reader(kind)(text)
     except DocumentError as problem:
         raise ConfigError(f"{name}:{problem.line}: {problem}") from None
     if document.data is None:

@@ -12,7 +12,7 @@ from pydantic.json_schema import DEFAULT_REF_TEMPLATE, GenerateJsonSchema, JsonS
 from pydantic_core import core_schema
 
 from isthmus.config.problems import Problem
-from isthmus.config.units import format_duration, format_size
+from isthmus.config.units import format_duration, format_rate, format_size
 
 
 class SettingsSchema(GenerateJsonSchema):
@@ -33,6 +33,8 @@ def format_default(value: object, unit: str | None) -> object:
             return "never"
         if isinstance(value, int | float):
             return format_duration(value)
+    if unit == "rate" and isinstance(value, int | float):
+        return format_rate(value)
     if unit == "size" and isinstance(value, int):
         return format_size(value)
     return value

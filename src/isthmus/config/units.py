@@ -9,7 +9,7 @@ import math
 import re
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 BYTES_PER_UNIT = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
@@ -17,7 +17,12 @@ BYTES_PER_UNIT = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB":
 DURATION_PATTERN = r"^\s*\d+(\.\d+)?\s*(ms|s|m|h|d|w)\s*$"
 SIZE_PATTERN = r"^\s*\d+(\.\d+)?\s*(B|KiB|MiB|GiB|TiB)\s*$"
 
+RATE_PATTERN = r"^\s*\d+(\.\d+)?\s*/\s*(s|m|h)\s*$"
+
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-zµ]*)\s*", re.ASCII)
+
+_RATE = re.compile(RATE_PATTERN, re.ASCII)
+_PER_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 _DURATION_UNITS = "one of ms, s, m, h, d, w"
 _SIZE_UNITS = "one of B, KiB, MiB, GiB, TiB"
@@ -56,6 +61,20 @@ def parse_size(value: object) -> int:
     return int(size)
 
 
+def parse_rate(value: object) -> float:
+    """Return how many per second `100/s`, `30/m` or `10/h` is, or a plain number per second.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, str) or _RATE.match(value) is None:
+        raise ValueError("must be a number per time, such as 100/s, 30/m or 10/h")
+    number, _, unit = value.partition("/")
+    return float(number) / _PER_S[unit.strip()]
+
+
 def format_duration(seconds: float) -> str:
     """Return the shortest exact text of a duration: `90.0` is `90s`, `604800.0` is `7d`."""
     for unit in ("d", "h", "m", "s"):
@@ -71,6 +90,15 @@ def format_size(size: int) -> str:
         if size and size % BYTES_PER_UNIT[unit] == 0:
             return f"{size // BYTES_PER_UNIT[unit]}{unit}"
     return f"{size}B"
+
+
+def format_rate(per_s: float) -> str:
+    """Return the text of a rate: `1000.0` is `1000/s`, `0.5` is `30/m`."""
+    for unit, seconds in _PER_S.items():
+        count = per_s * seconds
+        if count == int(count):
+            return f"{int(count)}/{unit}"
+    return f"{per_s:.10g}/s"
 
 
 def _split(value: object, expected: str) -> tuple[float, str]:
@@ -132,3 +160,20 @@ DurationOrNever = Annotated[
     float | None, BeforeValidator(_never), WithJsonSchema(DURATION_OR_NEVER_SCHEMA)
 ]
 """Float seconds, or None for `never`."""
+
+Rate = Annotated[
+    float,
+    BeforeValidator(parse_rate),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": RATE_PATTERN},
+                {"type": "number", "exclusiveMinimum": 0},
+            ],
+            "examples": ["100/s", "30/m"],
+            "x-unit": "rate",
+        }
+    ),
+    Field(gt=0, le=10_000_000),
+]
+"""Float per second; in files `100/s 30/m 10/h`, a plain number is per second."""

@@ -18,13 +18,15 @@ class Drops:
     """Drop counters of one place: a connector, a route, the broker.
 
     `counts` maps reason to messages since the start. Reasons are short words such as `link_down`,
-    `queue_full`, `slow_consumer`, `too_large`, `expired`, `denied`, `refused`.
+    `queue_full`, `slow_consumer`, `too_large`, `expired`, `denied`, `refused`. `what` is what
+    happened to them, as the log says it.
     """
 
-    __slots__ = ("_line_at", "_log", "_logged", "counts", "place")
+    __slots__ = ("_line_at", "_log", "_logged", "counts", "place", "what")
 
-    def __init__(self, place: str, log: logging.Logger) -> None:
+    def __init__(self, place: str, log: logging.Logger, what: str = "dropped") -> None:
         self.place = place
+        self.what = what
         self.counts: dict[str, int] = {}
         self._log = log
         self._line_at: dict[str, float] = {}
@@ -52,9 +54,10 @@ class Drops:
     def _log_line(self, reason: str, detail: str | bytes, count: int) -> None:
         text = detail if isinstance(detail, str) else detail.decode(errors="backslashreplace")
         self._log.warning(
-            "%s: %d message(s) dropped: %s%s",
+            "%s: %d message(s) %s: %s%s",
             self.place,
             count,
+            self.what,
             reason,
             f" ({text})" if text else "",
         )

@@ -27,3 +27,12 @@ class Traffic:
         self.received_bytes = 0
         self.sent = 0
         self.sent_bytes = 0
+
+
+class Tally:
+    """How many messages went one way. Belongs to something that lives long, such as a route."""
+
+    __slots__ = ("messages",)
+
+    def __init__(self) -> None:
+        self.messages = 0

@@ -7,7 +7,7 @@ every field is checked, to the last byte. PUBLISH has its own loop in `codec`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from isthmus.errors import MalformedPacket, ProtocolViolation
 from isthmus.mqtt import properties, topics, wire
@@ -40,8 +40,15 @@ LONGEST_3_1_CLIENT_ID: Final = 23
 _NAMES: Final = {(b"MQTT", 4), (b"MQTT", 5), (b"MQIsdp", 3)}
 
 
+class Receiver(NamedTuple):
+    """Who receives: its role, and how many filters it takes in one packet."""
+
+    role: Role
+    max_filters: int
+
+
 def decode_body(
-    first_byte: int, data: bytes, at: int, end: int, version: int, role: Role
+    first_byte: int, data: bytes, at: int, end: int, version: int, receiver: Receiver
 ) -> Packet:
     """Decode the packet whose body is `data[at:end]`; not CONNECT, which sets the version.
 
@@ -49,7 +56,7 @@ def decode_body(
         MalformedPacket: 0x81 for bytes that are no such packet.
         ProtocolViolation: With the code to answer.
     """
-    packet, stop = _READERS[first_byte >> 4](data, at, end, version, role)
+    packet, stop = _READERS[first_byte >> 4](data, at, end, version, receiver)
     if stop != end:
         raise _too_long(PacketType(first_byte >> 4))
     return packet
@@ -171,7 +178,9 @@ def _will(data: bytes, at: int, end: int, flags: int, version: int) -> tuple[Wil
 _V3_REFUSALS = {1: 0x84, 2: 0x85, 3: 0x88, 4: 0x86, 5: 0x87}
 
 
-def _connack(data: bytes, at: int, end: int, version: int, role: Role) -> tuple[Connack, int]:
+def _connack(
+    data: bytes, at: int, end: int, version: int, receiver: Receiver
+) -> tuple[Connack, int]:
     flags, at = wire.read_byte(data, at, end)
     code, at = wire.read_byte(data, at, end)
     if flags > 1 and version > 3:  # the byte is reserved in MQTT 3.1 and not to be looked at
@@ -201,10 +210,10 @@ _Ack = TypeVar("_Ack", Puback, Pubrec, Pubrel, Pubcomp)
 
 def _acknowledgement(
     record: type[_Ack],
-) -> Callable[[bytes, int, int, int, Role], tuple[_Ack, int]]:
+) -> Callable[[bytes, int, int, int, Receiver], tuple[_Ack, int]]:
     kind = record.packet_type
 
-    def read(data: bytes, at: int, end: int, version: int, role: Role) -> tuple[_Ack, int]:
+    def read(data: bytes, at: int, end: int, version: int, receiver: Receiver) -> tuple[_Ack, int]:
         packet_id, at = _identifier(data, at, end)
         if at == end or version < 5:
             return record(packet_id), at
@@ -243,23 +252,36 @@ _SUBSCRIBE_OPTIONS: Final = {
 """Every legal options byte, so that a million filters share 36 objects."""
 
 
-def _subscribe(data: bytes, at: int, end: int, version: int, role: Role) -> tuple[Subscribe, int]:
+def _too_many_filters(most: int) -> ProtocolViolation:
+    """UNSUBACK has no code for it (MQTT 5, 3.11.3), and decoding what is left would cost time."""
+    return ProtocolViolation(
+        f"more than {most} filters in one packet", 0x97, limit="filters_per_packet"
+    )
+
+
+def _subscribe(
+    data: bytes, at: int, end: int, version: int, receiver: Receiver
+) -> tuple[Subscribe, int]:
     packet_id, at = _identifier(data, at, end)
     props: Properties = {}
     if version == 5:
         props, at = _block(data, at, end, PacketType.SUBSCRIBE)
     filters: list[tuple[bytes, SubscribeOptions]] = []
     while at < end:
+        if len(filters) >= receiver.max_filters:
+            raise _too_many_filters(receiver.max_filters)
         filter_, at = wire.read_binary(data, at, end)
         topics.check_filter(filter_)
-        byte, at = wire.read_byte(data, at, end)
-        filters.append((filter_, _options(byte, filter_, version)))
+        if at == end:
+            raise MalformedPacket("SUBSCRIBE ends before the options of a filter")
+        filters.append((filter_, _options(data[at], filter_, version)))
+        at += 1
     if not filters:
         raise ProtocolViolation("SUBSCRIBE without a filter", None, "MQTT-3.8.3-2")
     return Subscribe(packet_id, filters, props), at
 
 
-def _suback(data: bytes, at: int, end: int, version: int, role: Role) -> tuple[Suback, int]:
+def _suback(data: bytes, at: int, end: int, version: int, receiver: Receiver) -> tuple[Suback, int]:
     packet_id, at = _identifier(data, at, end)
     props: Properties = {}
     if version == 5:
@@ -275,7 +297,7 @@ def _suback(data: bytes, at: int, end: int, version: int, role: Role) -> tuple[S
 
 
 def _unsubscribe(
-    data: bytes, at: int, end: int, version: int, role: Role
+    data: bytes, at: int, end: int, version: int, receiver: Receiver
 ) -> tuple[Unsubscribe, int]:
     packet_id, at = _identifier(data, at, end)
     props: Properties = {}
@@ -283,6 +305,8 @@ def _unsubscribe(
         props, at = _block(data, at, end, PacketType.UNSUBSCRIBE)
     filters: list[bytes] = []
     while at < end:
+        if len(filters) >= receiver.max_filters:
+            raise _too_many_filters(receiver.max_filters)
         filter_, at = wire.read_binary(data, at, end)
         topics.check_filter(filter_)
         filters.append(filter_)
@@ -291,7 +315,9 @@ def _unsubscribe(
     return Unsubscribe(packet_id, filters, props), at
 
 
-def _unsuback(data: bytes, at: int, end: int, version: int, role: Role) -> tuple[Unsuback, int]:
+def _unsuback(
+    data: bytes, at: int, end: int, version: int, receiver: Receiver
+) -> tuple[Unsuback, int]:
     packet_id, at = _identifier(data, at, end)
     if version < 5:
         return Unsuback(packet_id), at
@@ -304,15 +330,21 @@ def _unsuback(data: bytes, at: int, end: int, version: int, role: Role) -> tuple
     return Unsuback(packet_id, codes, props), end
 
 
-def _pingreq(data: bytes, at: int, end: int, version: int, role: Role) -> tuple[Pingreq, int]:
+def _pingreq(
+    data: bytes, at: int, end: int, version: int, receiver: Receiver
+) -> tuple[Pingreq, int]:
     return Pingreq(), at
 
 
-def _pingresp(data: bytes, at: int, end: int, version: int, role: Role) -> tuple[Pingresp, int]:
+def _pingresp(
+    data: bytes, at: int, end: int, version: int, receiver: Receiver
+) -> tuple[Pingresp, int]:
     return Pingresp(), at
 
 
-def _disconnect(data: bytes, at: int, end: int, version: int, role: Role) -> tuple[Disconnect, int]:
+def _disconnect(
+    data: bytes, at: int, end: int, version: int, receiver: Receiver
+) -> tuple[Disconnect, int]:
     if at == end or version < 5:
         return Disconnect(), at
     code, at = wire.read_byte(data, at, end)
@@ -320,12 +352,12 @@ def _disconnect(data: bytes, at: int, end: int, version: int, role: Role) -> tup
     props: Properties = {}
     if at < end:
         props, at = _block(data, at, end, PacketType.DISCONNECT)
-    if role is Role.CLIENT and PropertyId.SESSION_EXPIRY_INTERVAL in props:
+    if receiver.role is Role.CLIENT and PropertyId.SESSION_EXPIRY_INTERVAL in props:
         raise ProtocolViolation("a server set the session expiry", None, "MQTT-3.14.2-2")
     return Disconnect(code, props), at
 
 
-def _auth(data: bytes, at: int, end: int, version: int, role: Role) -> tuple[Auth, int]:
+def _auth(data: bytes, at: int, end: int, version: int, receiver: Receiver) -> tuple[Auth, int]:
     if at == end:
         return Auth(), at
     code, at = wire.read_byte(data, at, end)
@@ -336,7 +368,7 @@ def _auth(data: bytes, at: int, end: int, version: int, role: Role) -> tuple[Aut
     return Auth(code, props), at
 
 
-_READERS: Final[dict[int, Callable[[bytes, int, int, int, Role], tuple[Packet, int]]]] = {
+_READERS: Final[dict[int, Callable[[bytes, int, int, int, Receiver], tuple[Packet, int]]]] = {
     PacketType.CONNACK: _connack,
     PacketType.PUBACK: _acknowledgement(Puback),
     PacketType.PUBREC: _acknowledgement(Pubrec),

@@ -12,6 +12,7 @@ cdef class Decoder:
     cdef public Py_ssize_t _need
     cdef public object _partial
     cdef public object _past
+    cdef public object _receiver
     cdef public bint _retain
     cdef public object _role
     cdef public Py_ssize_t _small

@@ -23,7 +23,13 @@ from typing import Final, TypeAlias
 
 from isthmus.errors import MalformedPacket, MQTTError, ProtocolViolation
 from isthmus.mqtt.aliases import InboundAliases
-from isthmus.mqtt.bodies import UnsupportedProtocol, decode_body, decode_connect, read_protocol
+from isthmus.mqtt.bodies import (
+    Receiver,
+    UnsupportedProtocol,
+    decode_body,
+    decode_connect,
+    read_protocol,
+)
 from isthmus.mqtt.packet_type import FLAGS, RECEIVED_BY, PacketType, Role, receivable
 from isthmus.mqtt.packets import Packet
 from isthmus.mqtt.properties import BLOCKS, PropertyId, PublishBlock
@@ -93,6 +99,12 @@ def _kinds(
     return tuple(kinds)
 
 
+@cache
+def _receiver(role: Role, max_filters: int) -> Receiver:
+    """One object for all connections that take the same."""
+    return Receiver(role, max_filters)
+
+
 class Decoder:
     """Decodes what the other side sends.
 
@@ -110,6 +122,7 @@ class Decoder:
         max_qos: The highest QoS of messages that we take; higher ones are an error (0x9B).
         retain: Whether we take messages to retain; without, they are an error (0x9A).
         max_payload: Of a message in bytes; larger ones are an error (0x95).
+        max_filters: In one SUBSCRIBE or UNSUBSCRIBE; more are an error (0x97).
     """
 
     __slots__ = (
@@ -123,6 +136,7 @@ class Decoder:
         "_need",
         "_partial",
         "_past",
+        "_receiver",
         "_retain",
         "_role",
         "_small",
@@ -148,6 +162,7 @@ class Decoder:
         max_qos: int = 2,
         retain: bool = True,
         max_payload: int = MAX_PACKET_SIZE,
+        max_filters: int = MAX_PACKET_SIZE,
     ) -> None:
         self.version = version
         self.aliases = aliases
@@ -158,6 +173,7 @@ class Decoder:
         self.level: int | None = None
         """The protocol level that a CONNECT asked for, supported or not; None: no MQTT was seen."""
         self._role = role
+        self._receiver = _receiver(role, max_filters)
         self._first = first_packet
         self._past: PacketType | None = None
         self._auth = auth
@@ -178,6 +194,10 @@ class Decoder:
         self.aliases = aliases
         self._auth = auth
         self._choose()
+
+    def limit_filters(self, most: int) -> None:
+        """Take another `max_filters` from here on."""
+        self._receiver = _receiver(self._role, most)
 
     @property
     def pending_bytes(self) -> int:
@@ -331,7 +351,11 @@ class Decoder:
             with suppress(MQTTError):
                 self.level = self.version = read_protocol(data, start, len(data))[0]
         size = start - at + length
-        return ProtocolViolation(f"a packet of {size} bytes is above {limit}", 0x95)
+        return ProtocolViolation(
+            f"a packet of {size} bytes is above {limit}",
+            0x95,
+            limit="login_bytes" if limit < self._limit else "",
+        )
 
     def _keep(self, data: bytes, at: int) -> None:
         """Keep the start of a packet whose end is still to come, if it may come at all."""
@@ -402,7 +426,7 @@ class Decoder:
         events.append(packet)
 
     def _other(self, first: int, data: bytes, at: int, end: int, events: list[Event]) -> None:
-        packet = decode_body(first, data, at, end, self.version or 4, self._role)
+        packet = decode_body(first, data, at, end, self.version or 4, self._receiver)
         kind = packet.packet_type
         if kind is self._first:
             self._past_first(kind)

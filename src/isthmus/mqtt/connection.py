@@ -148,6 +148,7 @@ class Connection:
         max_qos: The highest QoS of messages that we take; announce it to the peer.
         retain: Whether we take messages to retain; announce it to the peer.
         max_payload: The largest payload that we take, in bytes.
+        max_filters: How many filters we take in one SUBSCRIBE or UNSUBSCRIBE.
         strict_client_id: On a server, refuse long client identifiers of MQTT 3.1.
         now: Seconds on the caller's monotonic clock.
         out: Where bytes to send are appended; the network link may share its own list.
@@ -189,6 +190,7 @@ class Connection:
         max_qos: int = 2,
         retain: bool = True,
         max_payload: int = MAX_PACKET_SIZE,
+        max_filters: int = MAX_PACKET_SIZE,
         strict_client_id: bool = False,
         out: list[bytes] | None = None,
     ) -> None:
@@ -214,6 +216,7 @@ class Connection:
             max_qos=max_qos,
             retain=retain,
             max_payload=max_payload,
+            max_filters=max_filters,
         )
 
     def receive(self, data: bytes, now: float) -> list[Event]:
@@ -242,25 +245,30 @@ class Connection:
             LocalProtocolError: The packet is not legal here; nothing was queued.
         """
         kind = packet.packet_type
-        after = self._transitions(ours=True).get((self.state, kind))
+        allowed = BY_CLIENT if self.role is _CLIENT else BY_SERVER
+        after = allowed.get((self.state, kind))
         if after is None:
             raise LocalProtocolError(f"{kind.name} may not be sent while {self.state.name.lower()}")
         version = packet.version if isinstance(packet, Connect) else self.version or 4
         if kind in _LIMITED:
             self._check_limits(packet, version)
-        encoded = self._encode(packet, version)
-        self.out.append(encoded)
-        if isinstance(packet, Connect):
-            self._sent_connect(packet)
-        elif isinstance(packet, Connack):
-            after = self._sent_connack(packet)
-        self.state = after
+        self.out.append(self._encode(packet, version))
+        if after is not self.state:
+            if isinstance(packet, Connect):
+                self._sent_connect(packet)
+            elif isinstance(packet, Connack):
+                after = self._sent_connack(packet)
+            self.state = after
 
     def take(self) -> list[bytes]:
         """The bytes to send since the last call; for callers that do not share `out`."""
         taken = self.out[:]
         self.out.clear()
         return taken
+
+    def limit_filters(self, most: int) -> None:
+        """Take another `max_filters` from here on."""
+        self._decoder.limit_filters(most)
 
     @property
     def keep_alive(self) -> int:
@@ -338,7 +346,8 @@ class Connection:
         else:
             assert not isinstance(event, MQTTError)
             kind = event.packet_type
-        after = self._transitions(ours=False).get((self.state, kind))
+        allowed = BY_SERVER if self.role is _CLIENT else BY_CLIENT
+        after = allowed.get((self.state, kind))
         if after is None:
             raise ProtocolViolation(f"{kind.name} while {self.state.name.lower()}")
         if isinstance(event, Connect):
@@ -390,9 +399,6 @@ class Connection:
             raise ProtocolViolation("another authentication method", 0x8C, "MQTT-4.12.0-5")
 
     # -- sending -----------------------------------------------------------------------------
-
-    def _transitions(self, *, ours: bool) -> Transitions:
-        return BY_SERVER if ours == (self.role is Role.SERVER) else BY_CLIENT
 
     def _sent_connect(self, packet: Connect) -> None:
         self.version = packet.version
@@ -453,7 +459,7 @@ class Connection:
             raise LocalProtocolError("the peer takes no subscription identifiers", 0xA1)
 
     def _encode(self, packet: Packet, version: int) -> bytes:
-        encoded = self._fitting(packet, version) if version == 5 else encode(packet, version)
+        encoded = self.fitting(packet, version)
         if len(encoded) > self.peer.maximum_packet_size:
             raise LocalProtocolError(
                 f"{packet.packet_type.name} of {len(encoded)} bytes is too large for the peer",
@@ -462,8 +468,8 @@ class Connection:
             )
         return encoded
 
-    def _fitting(self, packet: Packet, version: int) -> bytes:
-        """Encode an answer with as much of its explanation as the peer takes.
+    def fitting(self, packet: Packet, version: int) -> bytes:
+        """Encode a packet; an answer with as much of its explanation as the peer takes.
 
         MQTT-3.4.2-2, -3 and their like: not beyond the maximum packet size; MQTT-3.1.2-29: without
         request problem information only in PUBLISH, CONNACK and DISCONNECT.
@@ -484,7 +490,7 @@ class Connection:
             packet.properties = properties
 
     def _tell(self, packet: Connack | Disconnect) -> None:
-        encoded = self._fitting(packet, 5)
+        encoded = self.fitting(packet, 5)
         if len(encoded) <= self.peer.maximum_packet_size:
             self.out.append(encoded)
 

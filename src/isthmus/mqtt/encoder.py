@@ -71,7 +71,7 @@ def encode(packet: Packet, version: int) -> bytes:
         assert isinstance(packet, Publish)
         return _publish(packet, version)
     body = _BODIES[kind](packet, version)
-    return bytes((kind << 4 | FLAGS[kind],)) + varint(len(body)) + body
+    return _FIRST[kind] + varint(len(body)) + body
 
 
 def _block(props: Properties, packet_type: int, version: int) -> bytes:
@@ -190,11 +190,11 @@ def _suback(packet: Suback, version: int) -> bytes:
     if not packet.codes:
         raise LocalProtocolError("SUBACK without a code", None, "MQTT-3.9.3-1")
     if version == 5:
-        codes = bytes(_code(code, PacketType.SUBACK) for code in packet.codes)
-    else:  # MQTT 3.1.1 knows one failure (MQTT-3.9.3-2)
-        codes = bytes(min(0x80, code) for code in packet.codes)
-    block = _block(packet.properties, PacketType.SUBACK, version)
-    return _identifier(packet.packet_id) + block + codes
+        codes = bytes([_code(code, PacketType.SUBACK) for code in packet.codes])
+        block = _block(packet.properties, PacketType.SUBACK, version)
+        return _identifier(packet.packet_id) + block + codes
+    # MQTT 3.1.1 knows one failure (MQTT-3.9.3-2)
+    return _identifier(packet.packet_id) + bytes([min(0x80, code) for code in packet.codes])
 
 
 def _unsubscribe(packet: Unsubscribe, version: int) -> bytes:
@@ -239,6 +239,8 @@ def _auth(packet: Auth, version: int) -> bytes:
 def _nothing(_packet: Any, _version: int) -> bytes:
     return b""
 
+
+_FIRST: Final = {kind: bytes((kind << 4 | flags,)) for kind, flags in FLAGS.items()}
 
 _BODIES: Final[dict[PacketType, Callable[[Any, int], bytes]]] = {
     PacketType.CONNECT: _connect,

@@ -17,8 +17,10 @@ Entry: TypeAlias = tuple[Any, ...]
 MAX_RECEIVE_MAXIMUM: Final = 65_535
 """The receive maximum of a peer that does not say one (MQTT 5, 3.1.2.11.3)."""
 
-_CHUNK: Final = 256
-_chunks: list[list[bytes] | None] = [None] * 256
+CHUNKS: Final = 256
+"""The identifiers are dealt out in so many parts, and each part has as many of them."""
+
+_chunks: list[list[bytes] | None] = [None] * CHUNKS
 
 
 def _chunk(high: int) -> list[bytes]:
@@ -29,7 +31,7 @@ def _chunk(high: int) -> list[bytes]:
     ids = _chunks[high]
     if ids is None:
         first = 0 if high else 1  # identifier 0 does not exist
-        ids = _chunks[high] = [bytes((high, low)) for low in range(_CHUNK - 1, first - 1, -1)]
+        ids = _chunks[high] = [bytes((high, low)) for low in range(255, first - 1, -1)]
     return ids
 
 
@@ -48,14 +50,16 @@ class Window:
             `next_id` when it is empty; an identifier that was not used after all may be put back.
     """
 
-    __slots__ = ("_high", "entries", "free", "limit", "releasing", "reserved")
+    __slots__ = ("_chunks", "_high", "entries", "free", "limit", "releasing", "reserved")
 
-    def __init__(self, limit: int = MAX_RECEIVE_MAXIMUM) -> None:
+    def __init__(self, limit: int = MAX_RECEIVE_MAXIMUM, *, chunks: int = CHUNKS) -> None:
+        """Use the identifiers below `256 * chunks`."""
         self.limit = limit
         self.entries: dict[bytes, Entry] = {}
         self.releasing: dict[bytes, None] = {}
         self.reserved: set[bytes] = set()
         self.free: list[bytes] = []
+        self._chunks = chunks
         self._high = -1
 
     def __len__(self) -> int:
@@ -74,8 +78,8 @@ class Window:
 
     def _refill(self) -> None:
         """Take the next 256 identifiers in turn, less those in use."""
-        for _ in range(_CHUNK):
-            self._high = (self._high + 1) % _CHUNK
+        for _ in range(self._chunks):
+            self._high = (self._high + 1) % self._chunks
             ids = _chunk(self._high)
             for used in (self.entries, self.releasing, self.reserved):
                 if used:

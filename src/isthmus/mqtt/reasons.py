@@ -6,10 +6,12 @@ and the tests read it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import IntEnum
 from typing import Final
 
 from isthmus.mqtt.packet_type import PacketType
+from isthmus.mqtt.properties import Properties, PropertyId
 
 _CONNACK = PacketType.CONNACK
 _PUBACK = PacketType.PUBACK
@@ -183,6 +185,17 @@ _RETURN_TEXTS: Final = {
 def return_code(reason: int) -> ReturnCode:
     """The 3.1.1 CONNACK return code nearest to an MQTT 5 reason; SERVER_UNAVAILABLE if none is."""
     return RETURN_CODES.get(reason, ReturnCode.SERVER_UNAVAILABLE)
+
+
+def explanation(codes: Collection[int]) -> Properties:
+    """The reason string of an answer with these codes; nothing where all of them say yes.
+
+    Each refusal stands in it once, in the order of the codes.
+    """
+    if max(codes) <= ReasonCode.GRANTED_QOS_2:
+        return {}
+    refusals = dict.fromkeys(code for code in codes if code > ReasonCode.GRANTED_QOS_2)
+    return {PropertyId.REASON_STRING: "; ".join(_TABLE[code][1] for code in refusals)}
 
 
 def describe(code: int, version: int = 5) -> str:

@@ -119,7 +119,10 @@ def check_utf8(raw: bytes) -> None:
     Ill-formed ones, surrogates and U+0000, as every receiver has to; control characters and
     non-characters, as every receiver may.
     """
-    if not raw.isascii():
+    if raw.isascii():
+        if raw.decode("ascii").isprintable():  # a quarter of the time of what follows
+            return
+    else:
         try:
             raw.decode()
         except UnicodeDecodeError:

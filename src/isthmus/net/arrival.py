@@ -12,7 +12,6 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
-import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,9 +21,11 @@ from isthmus.net.proxy_header import MAX_V2, Accepted, HeaderError, read_header
 from isthmus.net.reactor import Reactor
 from isthmus.net.settings import ListenerSettings
 from isthmus.net.timers import Timer
-from isthmus.net.tls import TLSLink
 
 if TYPE_CHECKING:
+    import ssl
+
+    from isthmus.net.gate import Gate
     from isthmus.net.websocket_handshake import Offer
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,8 @@ class Arrival:
 
     Attributes:
         text: The peer, for the log.
+        peername: The peer; the client that a PROXY header names.
+        refused: The gate did not let it in.
     """
 
     def __init__(
@@ -79,27 +82,35 @@ class Arrival:
         peername: Any,
         stages: Stages,
         context: ssl.SSLContext | None,
+        gate: Gate | None,
         done: Callable[[Arrival, Link | None, str], None],
     ) -> None:
-        """Begin; `done(self, link, "")` is called when it is through, else `(self, None, why)`."""
+        """Begin; `done(self, link, "")` is called when it is through, else `(self, None, why)`.
+
+        What is through has entered by the gate, and is its owner's to count out.
+        """
         self.text = peer_text(peername)
+        self.refused = False
+        self._gate = gate
+        self._entered = False
         self._reactor = reactor
         self._sock = sock
-        self._peername = peername
+        self.peername = peername
         self._stages = stages
         self._context = context
         self._done: Callable[[Arrival, Link | None, str], None] | None = done
         self._link: Link | None = None
         self._header = b""
+        self._stage = "PROXY: the header"
         self._timer: Timer = reactor.wheel.at(
-            reactor.now + stages.timeout_s, lambda: self.abort(f"{self._stage()} took too long")
+            reactor.now + stages.timeout_s, lambda: self.abort(f"{self._stage} took too long")
         )
 
     def start(self) -> None:
         """Begin with the first stage."""
         if not self._stages.proxy:
-            self._secure()
-        elif self._stages.trusts(self._peername):
+            self._enter()
+        elif self._stages.trusts(self.peername):
             self._reactor.add_source(self._sock.fileno(), self._read_header)
         else:
             self.abort("PROXY: this address is not in trusted_proxies")
@@ -116,15 +127,11 @@ class Arrival:
     def _ended(self, reason: str) -> None:
         done, self._done = self._done, None
         self._timer.cancel()
+        if self._entered and self._gate is not None:
+            self._entered = False
+            self._gate.leave(self.peername)
         if done is not None:
             done(self, None, reason)
-
-    def _stage(self) -> str:
-        if self._link is None:
-            return "PROXY: the header"
-        if isinstance(self._link, TLSLink) and not self._link.established:
-            return "TLS: the handshake"
-        return "WebSocket: the handshake"
 
     # --- PROXY -----------------------------------------------------------------------------------
 
@@ -153,22 +160,34 @@ class Arrival:
             return
         self._reactor.remove_source(self._sock.fileno())
         if header.peername is not None:
-            self._peername = header.peername
+            self.peername = header.peername
             self.text = f"{peer_text(header.peername)} (through {self.text})"
-        self._secure()
+        self._enter()
 
     # --- TLS and WebSocket -----------------------------------------------------------------------
+
+    def _enter(self) -> None:
+        """Who it is is known now: ask the gate before anything that costs more."""
+        if self._gate is not None and not self._gate.enter(self.peername, self._reactor.now):
+            self.refused = True
+            self.abort("refused")
+            return
+        self._entered = True
+        self._secure()
 
     def _secure(self) -> None:
         if self._context is None:
             self._upgrade()
             return
+        self._stage = "TLS: the handshake"
+        from isthmus.net.tls import TLSLink  # only who uses it pays for it
+
         kind = TLSLink
         if self._stages.offer is not None:
             from isthmus.net.websocket import SecureWebSocketLink
 
             kind = SecureWebSocketLink
-        link = kind(self._reactor, self._sock, self._peername, self._context, server_side=True)
+        link = kind(self._reactor, self._sock, self.peername, self._context, server_side=True)
         self._link = link
         link.handshake(self._secured)
 
@@ -186,9 +205,10 @@ class Arrival:
         from isthmus.net.websocket import SecureWebSocketLink, WebSocketLink
         from isthmus.net.websocket_handshake import ServerHandshake
 
+        self._stage = "WebSocket: the handshake"
         link = self._link
         if link is None:
-            link = self._link = WebSocketLink(self._reactor, self._sock, self._peername)
+            link = self._link = WebSocketLink(self._reactor, self._sock, self.peername)
         assert isinstance(link, WebSocketLink | SecureWebSocketLink)
         link.upgrade(
             ServerHandshake(offer), self._arrived, max_packet_size=self._stages.max_packet_size
@@ -200,6 +220,6 @@ class Arrival:
             return
         done, self._done = self._done, None
         self._timer.cancel()
-        link = self._link or Link(self._reactor, self._sock, self._peername)
+        link = self._link or Link(self._reactor, self._sock, self.peername)
         if done is not None:
             done(self, link, "")

@@ -26,6 +26,9 @@ MAX_CONTEXTS = 256
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 _LIST = b"-----BEGIN X509 CRL-----"
 
+_NO_CHECK_TIME: Final = ssl.VerifyFlags(0x20_0000)
+"""X509_V_FLAG_NO_CHECK_TIME of OpenSSL's x509_vfy.h, which `ssl` has no name for."""
+
 _Settings = TLSServerSettings | TLSClientSettings
 _Kind = TypeVar("_Kind", TLSServerSettings, TLSClientSettings)
 Stamps = tuple[object, ...]
@@ -157,6 +160,8 @@ def _make_server(settings: TLSServerSettings) -> ssl.SSLContext:
         context.verify_mode = (
             ssl.CERT_REQUIRED if settings.require_client_certificate else ssl.CERT_OPTIONAL
         )
+        if not settings.verify_client_dates:
+            context.verify_flags |= _NO_CHECK_TIME
     _load_revoked(context, settings)
     context.sslobject_class = RequestedName
     context.sni_callback = _remember_name

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -14,17 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from isthmus.clock import monotonic
 from isthmus.errors import ConfigError, ConnectError
-from isthmus.net.contexts import cached_context, has_files, usable_client_context
 from isthmus.net.link import Link, describe
 from isthmus.net.proxy import Proxy, ask_proxy
 from isthmus.net.reactor import Reactor
 from isthmus.net.resolve import Address, resolve
 from isthmus.net.socket_options import SocketOptions
-from isthmus.net.tls import TLSLink
-from isthmus.net.tls_failures import explain
 from isthmus.net.tls_settings import TLSClientSettings
 
 if TYPE_CHECKING:
+    from isthmus.net.tls import TLSLink
     from isthmus.net.websocket_handshake import ClientHandshake
 
 DIAL_TIMEOUT_S = 10.0
@@ -39,6 +38,8 @@ _HINTS = {
     errno.EMFILE: "this process has no descriptors left; see `ulimit -n`",
     errno.EADDRNOTAVAIL: "this machine does not have the local address, or no free port for it",
 }
+
+_UNDER_WAY = frozenset((errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR))
 
 
 async def dial(
@@ -159,7 +160,7 @@ async def _connect(
                 options.apply(sock)
             # The last one may use all the time that is left, which `dial` watches.
             async with asyncio.timeout(share if left > 1 else None):
-                await reactor.loop.sock_connect(sock, address)
+                await _reach(reactor.loop, sock, address)
         except OSError as error:
             if sock is not None:
                 sock.close()
@@ -174,6 +175,29 @@ async def _connect(
             return sock
     hint = next((_HINTS[code] for code in problems.values() if code in _HINTS), "")
     raise ConnectError("tcp", f"{where}: {'; '.join(problems)}", hint=hint)
+
+
+async def _reach(loop: asyncio.AbstractEventLoop, sock: socket.socket, address: Any) -> None:
+    """What `loop.sock_connect` does, for an address that needs no name service.
+
+    That of uvloop asks it all the same, in four threads, which stay.
+    """
+    code = sock.connect_ex(address)
+    if code in _UNDER_WAY:
+        writable: asyncio.Future[None] = loop.create_future()
+
+        def ready() -> None:
+            if not writable.done():
+                writable.set_result(None)
+
+        loop.add_writer(sock.fileno(), ready)
+        try:
+            await writable
+        finally:
+            loop.remove_writer(sock.fileno())
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
 
 
 async def _connect_unix(reactor: Reactor, path: str, where: str) -> socket.socket:
@@ -223,6 +247,11 @@ async def _secure(
     *,
     framed: bool,
 ) -> TLSLink:
+    # Only who uses TLS pays for it.
+    from isthmus.net.contexts import cached_context, has_files, usable_client_context
+    from isthmus.net.tls import TLSLink
+    from isthmus.net.tls_failures import explain
+
     try:
         context = None if has_files(settings) else cached_context(settings)
         if context is None:

@@ -27,6 +27,7 @@ cdef class Link:
     cdef public object on_bytes
     cdef public object on_close
     cdef public object on_drained
+    cdef public object on_touch
     cdef public list out
     cdef public bint paused
     cdef public object peername

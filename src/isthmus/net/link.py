@@ -22,6 +22,7 @@ from os import strerror
 from typing import TYPE_CHECKING, Any
 
 from isthmus.net import socket_calls
+from isthmus.net.peer import CLOSED_BY_PEER
 from isthmus.net.poller import ERROR, HANGUP, READ, WRITE
 from isthmus.net.timers import Timer
 
@@ -95,6 +96,7 @@ class Link:
         unsent: Bytes in the tail of that partial write.
         on_close: Called once with the reason when the link has ended.
         on_drained: Called each time `blocked` clears.
+        on_touch: Called when there is something to be flushed, before it is.
         closed: No more data comes in, and nothing more should be written.
         reason: Why the link was closed, or "".
         paused: Reading is suspended, or has not begun because `on_data` is not set.
@@ -116,6 +118,7 @@ class Link:
         "on_bytes",
         "on_close",
         "on_drained",
+        "on_touch",
         "out",
         "paused",
         "peername",
@@ -136,6 +139,7 @@ class Link:
         self.on_bytes: Callable[[bytes], None] = nobody
         self.on_close: Callable[[str], None] | None = None
         self.on_drained: Callable[[], None] | None = None
+        self.on_touch: Callable[[], None] | None = None
         self.blocked = False
         self.closed = False
         self.paused = True
@@ -174,6 +178,8 @@ class Link:
         reactor.touched.append(self)
         if not reactor.in_turn:
             reactor.wake()
+        if self.on_touch is not None:
+            self.on_touch()
 
     def write(self, chunk: bytes) -> None:
         """Send `chunk` with the next flush; dropped when the link is closed."""
@@ -302,7 +308,7 @@ class Link:
         if self.closed and self._tail is None:
             self.release()
             return
-        self.close("closed by the peer")
+        self.close(CLOSED_BY_PEER)
         self.paused = True  # a FIN stays readable; without this every turn would see it again
         self._watch()
 

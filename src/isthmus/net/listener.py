@@ -2,8 +2,9 @@
 
 A listener is a source of the reactor: when its socket is ready it accepts a batch, and hands each
 connection on as a link. With TLS, WebSocket or a PROXY header a connection is handed on after these
-(`arrival`), for which it has a deadline. When the process has no descriptors left, accepting
-pauses: the connection stays in the kernel's queue and readable, so that going on would spin.
+(`arrival`), for which it has a deadline. When the process has no descriptors left, or the gate lets
+nobody in for now, accepting pauses: connections stay in the kernel's queue and readable, so that
+going on would spin.
 """
 
 from __future__ import annotations
@@ -12,22 +13,27 @@ import errno
 import logging
 import os
 import socket
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from isthmus.errors import ListenError
 from isthmus.net.arrival import Arrival, Stages
-from isthmus.net.contexts import server_context
 from isthmus.net.link import Link, describe
 from isthmus.net.peer import peer_text
 from isthmus.net.reactor import Reactor
-from isthmus.net.renewal import Renewal
+from isthmus.net.resolve import look_up
 from isthmus.net.settings import ListenerSettings
 from isthmus.net.timers import Timer
 from isthmus.net.unix_socket import UnixSocket
+
+if TYPE_CHECKING:
+    import ssl
+
+    from isthmus.net.gate import Gate
+    from isthmus.net.renewal import Renewal
+    from isthmus.net.tls_settings import TLSServerSettings
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +47,8 @@ _HINTS = {
     errno.EADDRINUSE: "; is another broker running there?",
     errno.EADDRNOTAVAIL: "; this machine has no such address",
     errno.EACCES: "; ports below 1024 need the right to use them",
+    errno.ENODEV: "; this machine has no such interface",
+    errno.EPERM: "; Linux before 5.7 lets only root choose an interface",
 }
 
 BACKLOG = 4096
@@ -62,8 +70,10 @@ _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 class ListenerStatistics:
     """Counts since the start; `handshakes` is now.
 
-    A handshake is all that comes before MQTT: PROXY header, TLS, WebSocket. `renewals` are changed
-    certificate files that were taken over, `renewals_failed` those that could not be.
+    `refused` were closed at once, by the gate or because of too many handshakes. `pauses` counts
+    how often nothing was accepted for a while. A handshake is all that comes before MQTT: PROXY
+    header, TLS, WebSocket. `renewals` are changed certificate files that were taken over,
+    `renewals_failed` those that could not be.
     """
 
     accepted: int
@@ -86,8 +96,10 @@ class Listener:
         settings: ListenerSettings,
         stages: Stages,
         unix: UnixSocket | None,
+        gate: Gate | None,
     ) -> None:
         self._reactor = reactor
+        self._gate = gate
         self._sockets = sockets
         self._unix = unix
         self._context: ssl.SSLContext | None = None
@@ -115,7 +127,9 @@ class Listener:
             self._renewal.stop()
             self._renewal = None
         if settings.tls is not None:
-            self._context = server_context(settings.tls)
+            from isthmus.net.renewal import Renewal
+
+            self._context = _server_context(settings.tls)
             self._renewal = Renewal(
                 self._reactor.loop, settings.tls, self.replace_context, self.where
             )
@@ -137,7 +151,7 @@ class Listener:
             ConfigError: a certificate cannot be used; nothing has changed.
         """
         if settings.tls is not None:
-            server_context(settings.tls)
+            _server_context(settings.tls)
         self._use(accept, settings, Stages.of(settings, max_packet_size, handshake_timeout_s))
         if self._unix is not None:
             self._unix.path.chmod(int(settings.mode, 8))
@@ -147,12 +161,19 @@ class Listener:
         """The address as people write it."""
         return self.address[0] if self._unix is not None else peer_text(self.address)
 
+    @property
+    def open(self) -> bool:
+        """Whether it accepts connections; not while the system has no descriptors left."""
+        return bool(self._sockets) and not (self._pause is not None and self._pause.active)
+
     def replace_context(self, context: ssl.SSLContext) -> None:
         """Use another TLS context for new connections, after a certificate was renewed."""
         self._context = context
 
     def suspend(self) -> None:
         """Give the address back, for another listener; `resume` or `close` comes next."""
+        if self._pause is not None:
+            self._pause.cancel()
         for sock in self._sockets:
             self._reactor.remove_source(sock.fileno())
             sock.close()
@@ -201,13 +222,25 @@ class Listener:
 
     def _ready(self, listening: socket.socket) -> None:
         for _ in range(MAX_ACCEPTS):
+            if self._gate is not None:
+                now = self._reactor.now
+                opens_at = self._gate.opens_at(now)
+                if opens_at > now:
+                    self._rest(opens_at)
+                    return
             try:
                 sock, peername = listening.accept()
             except BlockingIOError:
                 return
             except OSError as error:
                 if error.errno in _EXHAUSTED:
-                    self._rest(error)
+                    log.warning(
+                        "%s: cannot accept: %s; next try in %.0f s",
+                        self.where,
+                        describe(error),
+                        ACCEPT_PAUSE_S,
+                    )
+                    self._rest(self._reactor.now + ACCEPT_PAUSE_S)
                     return
                 continue  # that connection ended in the queue; the next may be fine
             self._accepted += 1
@@ -224,35 +257,42 @@ class Listener:
         else:
             peername = self.address[0]  # those who connect have no address of their own
         if self._direct:
+            if self._gate is not None and not self._gate.enter(peername, self._reactor.now):
+                self._refused += 1
+                sock.close()
+                return
             self._accept(Link(self._reactor, sock, peername))
             return
         if len(self._arriving) >= MAX_HANDSHAKES:
             self._refused += 1
             sock.close()
             return
-        arrival = Arrival(self._reactor, sock, peername, self._stages, self._context, self._arrived)
+        arrival = Arrival(
+            self._reactor, sock, peername, self._stages, self._context, self._gate, self._arrived
+        )
         self._arriving.add(arrival)
         arrival.start()
 
     def _arrived(self, arrival: Arrival, link: Link | None, reason: str) -> None:
         self._arriving.discard(arrival)
-        if link is None:
-            self._failed += 1
-            log.info("%s: no connection for %s: %s", self.where, arrival.text, reason)
-        else:
+        if link is not None:
             self._accept(link)
+        elif arrival.refused:
+            self._refused += 1
+        else:
+            self._failed += 1
+            text = f"{self.where}: no connection for {arrival.text}: {reason}"
+            if self._gate is None:
+                log.info("%s", text)
+            else:
+                self._gate.failed(reason.partition(":")[0], arrival.peername, text)
 
-    def _rest(self, error: OSError) -> None:
+    def _rest(self, until: float) -> None:
+        """Accept nothing until this time."""
         self._pauses += 1
-        log.warning(
-            "%s: cannot accept: %s; next try in %.0f s",
-            self.where,
-            describe(error),
-            ACCEPT_PAUSE_S,
-        )
         for sock in self._sockets:
             self._reactor.remove_source(sock.fileno())
-        self._pause = self._reactor.wheel.at(self._reactor.now + ACCEPT_PAUSE_S, self._watch)
+        self._pause = self._reactor.wheel.at(until, self._watch)
 
 
 def listen(
@@ -262,36 +302,38 @@ def listen(
     *,
     handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
     max_packet_size: int = MAX_PACKET_SIZE,
+    gate: Gate | None = None,
 ) -> Listener:
-    """Listen as the settings say and call `accept(link)` for each connection.
+    """Listen as the settings say and call `accept(link)` for each connection that `gate` lets in.
 
-    `accept` sets the link's `on_data` and `on_close`, or aborts it. A ConfigError says why an
-    address or a certificate cannot be used. `max_packet_size` is in bytes.
+    `accept` sets the link's `on_data` and `on_close`, or aborts it, and counts it out at the gate
+    when it has ended. A ConfigError says why an address or a certificate cannot be used.
+    `max_packet_size` is in bytes.
     """
     if settings.tls is not None:
-        server_context(settings.tls)  # its errors come before an address is taken
+        _server_context(settings.tls)  # its errors come before an address is taken
     path = settings.unix_path
     unix = UnixSocket(path, int(settings.mode, 8)) if path is not None else None
     sockets = _bind(settings) if unix is None else [unix.sock]
     if unix is not None:
         unix.sock.listen(BACKLOG)
     stages = Stages.of(settings, max_packet_size, handshake_timeout_s)
-    return Listener(reactor, sockets, accept, settings, stages, unix)
+    return Listener(reactor, sockets, accept, settings, stages, unix, gate)
+
+
+def _server_context(settings: TLSServerSettings) -> ssl.SSLContext:
+    from isthmus.net.contexts import server_context  # only who uses TLS pays for it
+
+    return server_context(settings)
 
 
 def _bind(settings: ListenerSettings) -> list[socket.socket]:
     host, port = settings.host, settings.port
     sockets: list[socket.socket] = []
     try:
-        addresses = socket.getaddrinfo(
-            None if host == "*" else host,
-            port,
-            type=socket.SOCK_STREAM,
-            proto=socket.IPPROTO_TCP,
-            flags=socket.AI_PASSIVE,
-        )
-        for family, kind, proto, _, address in dict.fromkeys(addresses):
-            sock = _open(family, kind, proto)
+        addresses = look_up(None if host == "*" else host, port, flags=socket.AI_PASSIVE)
+        for family, kind, proto, address in dict.fromkeys(addresses):
+            sock = _open(family, kind, proto, settings.interface)
             if sock is None:
                 continue
             sockets.append(sock)
@@ -303,20 +345,26 @@ def _bind(settings: ListenerSettings) -> list[socket.socket]:
         for sock in sockets:
             sock.close()
         hint = _HINTS.get(error.errno or 0, "")
-        text = f"bind: {settings.bind}: {describe(error)}{hint}"
+        text = f"bind: {settings.place}: {describe(error)}{hint}"
         raise ListenError(text, errno=error.errno) from error
     if not sockets:
         raise ListenError(f"bind: {settings.bind}: this system does not support the address")
     return sockets
 
 
-def _open(family: int, kind: int, proto: int) -> socket.socket | None:
+def _open(family: int, kind: int, proto: int, interface: str | None) -> socket.socket | None:
     try:
         sock = socket.socket(family, kind, proto)
     except OSError as error:
         if error.errno == errno.EAFNOSUPPORT:
             return None  # IPv6 is switched off on this machine
         raise
+    if interface is not None:
+        try:
+            _keep_to(sock, interface)
+        except OSError:
+            sock.close()
+            raise
     sock.setblocking(False)
     if os.name == "posix":  # elsewhere the option lets two programs share a port
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -324,3 +372,10 @@ def _open(family: int, kind: int, proto: int) -> socket.socket | None:
         # [::] is IPv6 only, so that it can stand beside 0.0.0.0 on every system.
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     return sock
+
+
+def _keep_to(sock: socket.socket, interface: str) -> None:
+    option = getattr(socket, "SO_BINDTODEVICE", None)
+    if option is None:
+        raise OSError(errno.ENOPROTOOPT, "this system cannot keep a listener to one interface")
+    sock.setsockopt(socket.SOL_SOCKET, option, interface.encode())

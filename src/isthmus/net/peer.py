@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from ipaddress import IPv6Address, ip_address
 from typing import Any
+
+CLOSED_BY_PEER = "closed by the peer"
+"""Why a link ended whose peer sent FIN."""
+
+CLOSES = frozenset({CLOSED_BY_PEER, os.strerror(errno.ECONNRESET), os.strerror(errno.EPIPE)})
+"""Why a link ended whose peer just closed it, without a word."""
 
 
 def peer_text(peername: Any) -> str:

@@ -133,7 +133,9 @@ async def _http_connect(sock: socket.socket, proxy: Proxy, host: str, port: int)
             raise _failed(proxy, f"its answer is longer than {MAX_ANSWER} bytes")
     status = answer.split(b"\r\n", 1)[0].decode("latin-1").partition(" ")[2].strip()
     if status[:1] != "2":
-        hint = _CREDENTIALS if status.startswith("407") else "may it connect to this host and port?"
+        # Tinyproxy says 401 where RFC 9110 says 407.
+        asked = status.startswith(("401", "407"))
+        hint = _CREDENTIALS if asked else "may it connect to this host and port?"
         raise _failed(proxy, f"it answers {printable(status)}", hint)
 
 

@@ -20,6 +20,10 @@ cdef class Reactor(Turn):
     cdef public object _timer
     cdef public double _timer_at
     cdef public bint _closed
+    cdef public int _sharing
+    cdef public double _shared_at
+    cdef public double _shared_cpu
+    cdef public double _unshared
     cdef public Py_ssize_t _turns
     cdef public Py_ssize_t _events
     cdef public Py_ssize_t _flushes

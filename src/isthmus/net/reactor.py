@@ -24,6 +24,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from time import sleep, thread_time
 
 from isthmus.clock import monotonic
 from isthmus.net import socket_calls
@@ -39,6 +40,15 @@ TURN_BUDGET_S = 0.004
 
 CHECK_EVERY = 16
 """The clock is looked at after so many links; each 2 KiB read count as one more."""
+
+SHARE_EVERY_S = 0.001
+"""Work after which other threads of ours get their turn, while there are such that want one."""
+
+SHARE_S = 0.00005
+"""How long that is; the system makes about twice of it."""
+
+WAITED_S = 0.0002
+"""A longer time between two turns, without work, was spent waiting: then others had their turn."""
 
 MAX_ROUNDS = 8
 """Flush and on_close may write again; past so many rounds the rest waits for the next turn."""
@@ -88,6 +98,8 @@ class Reactor(Turn):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._closed = False
+        self._sharing = 0
+        self._unshared = self._shared_at = self._shared_cpu = 0.0
         self._turns = self._events = self._flushes = self._cut = self._failures = 0
         self.poller.attach(self._turn)
 
@@ -121,6 +133,15 @@ class Reactor(Turn):
                 handle.cancel()
         self._steps.clear()
         self.poller.close()
+
+    def share(self, change: int) -> None:
+        """Count a thread of ours that has work to do (1), or is done with it (-1).
+
+        A busy loop gives the interpreter back for so short a time, at each system call, that a
+        thread that wants it comes too late each time: by itself it would wait for a tenth of a
+        second (Python 3.11, two processors).
+        """
+        self._sharing += change
 
     # --- for links, listeners and TLS ------------------------------------------------------------
 
@@ -192,6 +213,19 @@ class Reactor(Turn):
                 self._take_steps(started)
         finally:
             self._finish()
+            if self._sharing:
+                self._share(started)
+
+    def _share(self, started: float) -> None:
+        gap = started - self._shared_at
+        if gap > WAITED_S and thread_time() - self._shared_cpu < gap / 2:
+            self._unshared = 0.0
+        self._shared_cpu = thread_time()
+        now = self._shared_at = monotonic()
+        self._unshared += now - started
+        if self._unshared > SHARE_EVERY_S:
+            self._unshared = 0.0
+            sleep(SHARE_S)
 
     def _read(self, events: Iterable[tuple[int, int]], started: float) -> None:
         """Read every ready link once and hand the bytes up, until the budget is spent."""

@@ -13,6 +13,25 @@ Address = tuple[int, int, int, Any]
 """Family, type, protocol and address of a socket."""
 
 
+def look_up(host: str | None, port: int, *, flags: int = 0) -> list[Address]:
+    """The TCP addresses of `host`; waits for the name service.
+
+    `flags` are those of `getaddrinfo`, which says what None is.
+
+    Raises:
+        OSError: the name has no address, or the name service does not answer.
+        UnicodeError: this is no host name.
+    """
+    # A text is encoded by a module of 200 KiB, which only names with other letters need.
+    name = host.encode() if host is not None and host.isascii() else host
+    return [
+        (family, kind, proto, address)
+        for family, kind, proto, _, address in socket.getaddrinfo(
+            name, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=flags
+        )
+    ]
+
+
 async def resolve(host: str, port: int) -> list[Address]:
     """The TCP addresses of `host`, in the order in which to try them.
 
@@ -41,16 +60,11 @@ async def resolve(host: str, port: int) -> list[Address]:
         else:
             answer.set_exception(error)
 
-    def look_up() -> None:
+    def ask() -> None:
         found: list[Address] = []
         failure: Exception | None = None
         try:
-            found = [
-                (family, kind, proto, address)
-                for family, kind, proto, _, address in socket.getaddrinfo(
-                    host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
-                )
-            ]
+            found = look_up(host, port)
         except (OSError, UnicodeError) as error:
             failure = error
         with contextlib.suppress(RuntimeError):  # the loop may have ended meanwhile
@@ -59,5 +73,5 @@ async def resolve(host: str, port: int) -> list[Address]:
     # A name service that does not answer holds its thread for half a minute. The loop's own pool
     # waits for its threads when the process ends, and has few: a daemon thread is waited for by
     # nobody.
-    threading.Thread(target=look_up, name=f"resolve {host}", daemon=True).start()
+    threading.Thread(target=ask, name=f"resolve {host}", daemon=True).start()
     return await answer

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from isthmus.net.contexts import RequestedName
 from isthmus.net.link import READ_LIMIT, Link, discard
+from isthmus.net.peer import CLOSED_BY_PEER
 from isthmus.net.tls_failures import explain
 
 if TYPE_CHECKING:
@@ -135,6 +136,12 @@ class TLSLink(Link):
         super().resume()
         if self.established and not self.closed and self._incoming.pending:
             self._queue()
+
+    def abort(self, reason: str) -> None:
+        """Close now; what was not sent yet is dropped. The peer's last words are heard."""
+        if self.established and not self.closed and not self._server_side:
+            reason = self._last_words() or reason
+        super().abort(reason)
 
     # --- for the reactor -------------------------------------------------------------------------
 
@@ -255,7 +262,7 @@ class TLSLink(Link):
         if failure is not None:
             self._fail(failure)
         elif over:
-            self.close("closed by the peer")
+            self.close(CLOSED_BY_PEER)
 
     def _encrypt(self) -> list[bytes]:
         """Return what is in `out` and in the outgoing BIO as chunks of about one record."""
@@ -275,6 +282,26 @@ class TLSLink(Link):
         if outgoing.pending:
             records.append(outgoing.read())
         return records
+
+    def _last_words(self) -> str:
+        """Why the peer closes, if it said so in an alert that nobody has read yet.
+
+        With TLS 1.3 a server refuses a client after the client's side is through, and resets the
+        connection as it never read what the client sent: the next write may fail before the alert
+        is read.
+        """
+        assert self._tls is not None
+        try:
+            with suppress(OSError):
+                self._incoming.write(self.sock.recv(RECORD))
+            while self._tls.read(RECORD):
+                pass
+        except ssl.SSLWantReadError:
+            pass
+        except (ssl.SSLError, OSError) as error:
+            self.error = error.with_traceback(None)
+            return f"TLS: {explain(error)[0]}"
+        return ""
 
     def _fail(self, error: Exception) -> None:
         """Close with the reason; the alert for the peer is in the outgoing BIO already."""

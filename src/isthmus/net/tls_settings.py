@@ -131,6 +131,12 @@ class TLSServerSettings(TLSSettings):
         default=False, description="Refuse clients that show no certificate. Needs client_ca."
     )
 
+    verify_client_dates: bool = Field(
+        default=True,
+        description="Whether the certificates of clients, and the lists of `crl`, must be valid "
+        "now. `false` takes a certificate until it is revoked.",
+    )
+
     @property
     def authorities(self) -> Source | None:
         """Who may have signed the certificates of peers."""
@@ -145,6 +151,9 @@ class TLSServerSettings(TLSSettings):
             if self.require_client_certificate:
                 text = "needs client_ca, to check them against"
                 found.append(Problem(("require_client_certificate",), text))
+            if not self.verify_client_dates:
+                text = "needs client_ca: it is about the certificates of clients"
+                found.append(Problem(("verify_client_dates",), text))
             if self.crl is not None:
                 text = "needs client_ca: it is about the certificates of clients"
                 found.append(Problem(("crl",), text))

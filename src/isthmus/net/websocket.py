@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from isthmus.net.link import Link, discard
+from isthmus.net.peer import CLOSED_BY_PEER
 from isthmus.net.tls import TLSLink
 from isthmus.net.websocket_frames import (
     NORMAL,
@@ -183,7 +184,7 @@ class _Framed(Link):
             if reader.failure:
                 self.close(f"WebSocket: the peer sent {reader.failure}")
             else:
-                self.close("closed by the peer")
+                self.close(CLOSED_BY_PEER)
 
     def _go_on(self, framing: Framing, handshake: Handshake, data: bytes) -> bytes:
         """Go on with the handshake; return the frames behind it."""
