@@ -31,7 +31,11 @@ def extensions() -> list[Extension]:
     compiled: list[Extension] = cythonize(
         modules,
         build_dir="build/cython",
-        compiler_directives={"language_level": 3, "annotation_typing": False},
+        compiler_directives={
+            "language_level": 3,
+            "annotation_typing": False,
+            "auto_pickle": False,  # nobody pickles a connection: 250 KiB of code in every process
+        },
     )
     for module in compiled:
         module.optional = True  # only now, as Cython makes new objects and forgets it

@@ -905,6 +905,8 @@ def test_statistics_count():
     refuse(lane, wire.take()[0], 0x87)
     assert lane.statistics() == {
         "sent": 3,
+        "acknowledged": 0,
+        "resent": 0,
         "refused": 1,
         "queued": 0,
         "queued_bytes": 0,

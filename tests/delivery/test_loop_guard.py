@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isthmus.delivery.echoes import REMEMBERED_S, Echoes
-from isthmus.delivery.hops import ALARM_COUNT, MARK, MAX_HOPS, REMEMBERED, Hops
+from isthmus.delivery.hops import MARK, MAX_HOPS, REMEMBERED, Hops
+from isthmus.delivery.loop_alarm import ALARM_COUNT, QUIET_S, LoopAlarm
 from isthmus.metrics.drops import Drops
 from isthmus.mqtt.packets import PacketType
 from isthmus.mqtt.properties import PropertyId, decode
@@ -109,7 +110,31 @@ def test_a_rate_alarm_is_logged_once(caplog) -> None:
 def memory() -> tuple[Echoes, Drops, list[float]]:
     now = [100.0]
     drops = Drops("test", logging.getLogger("isthmus.tests"))
-    return Echoes(drops, now=lambda: now[0]), drops, now
+    return Echoes(drops, LoopAlarm(), now=lambda: now[0]), drops, now
+
+
+def test_what_the_memory_cancels_feeds_the_alarm_of_the_hops(caplog) -> None:
+    now = [0.0]
+    hops = Hops(now=lambda: now[0])
+    block = hops.stamp()
+    drops = Drops("test", logging.getLogger("isthmus.tests"))
+    echoes = Echoes(drops, hops.alarm, now=lambda: now[0])
+
+    def alarms(count: int) -> int:
+        caplog.clear()
+        for _ in range(count // 2):
+            hops.enter(b"t", block, ways[0])
+            echoes.sent(b"t", b"x", retain=False)
+            assert echoes.returned(b"t", b"x", retain=False)
+        return len([record for record in caplog.records if "in a ring" in record.message])
+
+    with caplog.at_level(logging.WARNING, "isthmus.delivery"):
+        assert alarms(ALARM_COUNT - 2) == 0
+        assert alarms(4) == 1
+        now[0] = QUIET_S - 1
+        assert alarms(2 * ALARM_COUNT) == 0  # said a moment ago
+        now[0] = QUIET_S + 1
+        assert alarms(ALARM_COUNT) == 1
 
 
 def test_as_many_copies_are_cancelled_as_were_sent() -> None:

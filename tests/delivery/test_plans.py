@@ -196,6 +196,11 @@ def test_a_plan_is_good_again_when_its_subscriptions_are_what_they_were():
     plan = exchange.plan(b"a/b")
     exchange.subscribe(b"a/+", second, 0)
     exchange.unsubscribe(b"a/+", second)
+    assert not plan.stale
+    exchange.subscribe(b"a/+", second, 0)
+    exchange.subscribe(b"a/#", second, 0)
+    exchange.unsubscribe(b"a/+", second)
+    exchange.unsubscribe(b"a/#", second)
     assert plan.stale
     assert exchange.plan(b"a/b") is plan
     assert not plan.stale
@@ -233,13 +238,66 @@ def test_invalidation_hits_what_can_change_and_is_graded(filter_, size):
     for topic, plan in plans.items():
         cache.put(topic, plan)
     known = {topic: plan for topic, plan in plans.items() if not plan.stale}
-    cache.invalidate(filter_)
+    subscription = object()
+    cache.came(filter_, subscription)
     for topic, plan in known.items():
         if matches(filter_, topic):
             assert plan.stale
         elif filter_[:1] not in (b"+", b"#"):
             assert not plan.stale
             assert cache.get(topic) is plan
+    cache.went(filter_, subscription)
+    for topic, plan in known.items():
+        if filter_[:1] in (b"+", b"#") and matches(filter_, topic):
+            assert plan.stale  # forgotten: nobody finds it any more
+        elif filter_[:1] not in (b"+", b"#"):
+            assert not plan.stale
+
+
+def test_a_plan_is_good_again_only_when_the_one_thing_that_it_missed_has_gone():
+    cache = PlanCache()
+    plan = Plan()
+    cache.put(b"a/b", plan)
+    first, second = object(), object()
+    cache.came(b"a/+", first)
+    cache.came(b"a/#", second)
+    cache.went(b"a/+", first)
+    assert plan.stale
+    cache.went(b"a/#", second)
+    assert plan.stale  # it cannot tell any more; `renew` can
+
+
+def test_a_subscription_that_replaces_another_is_not_undone_by_its_end():
+    exchange = Exchange("x")
+    reader = Reader("r")
+    exchange.subscribe(b"a", reader, 1)
+    plan = exchange.plan(b"a")
+    assert len(plan.outlets) == 1
+    exchange.subscribe(b"a", reader, 2)
+    exchange.unsubscribe(b"a", reader)
+    assert plan.stale
+    assert exchange.plan(b"a").outlets == []
+
+
+def test_a_subscription_that_ends_without_having_been_changes_nothing():
+    exchange = Exchange("x")
+    plan = exchange.plan(b"a")
+    exchange.subscribe(b"a", Reader("r"), 1)
+    exchange.unsubscribe(b"a", Reader("other"))
+    assert plan.stale
+
+
+def test_a_plan_that_was_asked_for_while_the_subscription_lasted_is_not_good_afterwards():
+    exchange = Exchange("x")
+    reader = Reader("r")
+    before = exchange.plan(b"a/b")
+    exchange.subscribe(b"a/+", reader, 1)
+    during = exchange.plan(b"a/b")
+    assert during is not before
+    assert len(during.outlets) == 1
+    exchange.unsubscribe(b"a/+", reader)
+    assert during.stale
+    assert exchange.plan(b"a/b").outlets == []
 
 
 def test_clear_forgets_everything():
@@ -250,7 +308,7 @@ def test_clear_forgets_everything():
     cache.clear()
     assert all(plan.stale for plan in plans)
     assert len(cache) == 0
-    cache.invalidate(b"1/#")
+    cache.came(b"1/#", None)
 
 
 # -- the exchange --------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from isthmus.delivery.outlet import LaneOutlet, Outlet
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from isthmus.delivery.loop_alarm import LoopAlarm
     from isthmus.delivery.receipt import Receipt
     from isthmus.metrics.drops import Drops
 
@@ -40,10 +41,13 @@ class Sent:
 
 
 class Echoes:
-    """What was sent to one far side a moment ago. `drops` counts what came back."""
+    """What was sent to one far side a moment ago. `drops` and `alarm` count what came back."""
 
-    def __init__(self, drops: Drops, now: Callable[[], float] = clock.monotonic) -> None:
+    def __init__(
+        self, drops: Drops, alarm: LoopAlarm, now: Callable[[], float] = clock.monotonic
+    ) -> None:
         self._drops = drops
+        self._alarm = alarm
         self._now = now
         self._sent: dict[int, deque[Sent]] = {}
         self._order: deque[Sent] = deque()
@@ -67,6 +71,7 @@ class Echoes:
             if not sent.back and (sent.retain or not retain):
                 sent.back = True
                 self._drops.add("echo", topic)
+                self._alarm.add(topic)
                 return True
         return False
 

@@ -66,14 +66,16 @@ class Exchange:
 
     def subscribe(self, filter_: bytes, subscriber: Subscriber, options: Any) -> bool:
         """Add or replace one subscription; True if it is new."""
-        new = self._tree.add(filter_, subscriber, (subscriber, options))
-        self.plans.invalidate(filter_)
+        subscription = subscriber, options
+        new = self._tree.add(filter_, subscriber, subscription)
+        self.plans.came(filter_, subscription if new else None)
         return new
 
     def unsubscribe(self, filter_: bytes, subscriber: Subscriber) -> None:
         """Remove one subscription, if it is there."""
-        self._tree.remove(filter_, subscriber)
-        self.plans.invalidate(filter_)
+        subscription = self._tree.remove(filter_, subscriber)
+        if subscription is not None:
+            self.plans.went(filter_, subscription)
 
     def forget(self) -> None:
         """Make every plan anew: something has changed that subscriptions do not tell."""

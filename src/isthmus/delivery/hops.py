@@ -24,6 +24,7 @@ import secrets
 from typing import TYPE_CHECKING, NamedTuple
 
 from isthmus import clock
+from isthmus.delivery.loop_alarm import LoopAlarm
 from isthmus.metrics.drops import Drops
 
 if TYPE_CHECKING:
@@ -41,10 +42,6 @@ MAX_HOPS = 32
 
 REMEMBERED = 32_768
 """Messages of other processes that are remembered, per generation; there are two."""
-
-ALARM_COUNT = 1000
-ALARM_S = 10.0
-"""So many dropped messages in so many seconds are worth a warning."""
 
 _VALUE = re.compile(rb"([0-9a-f]{1,16}@[0-9a-f]{12})((?:,[0-9a-f]{12})*)")
 
@@ -68,21 +65,20 @@ class Hops:
     """The loop guard of one process, shared by all its endpoints.
 
     `arrived` is the value of the message that is being fanned out, None for one that begins here.
+    `alarm` counts what came back, here and by the memories of connectors.
     """
 
     def __init__(self, now: Callable[[], float] = clock.monotonic) -> None:
         self.identity = secrets.token_hex(6).encode()
         self.arrived: bytes | None = None
         self.drops = Drops("loop guard", log)
-        self._now = now
+        self.alarm = LoopAlarm(now)
         self._count = 0
         self._longer_at = 1
         self._before = b""
         self._after = b"@" + self.identity
         self._young: dict[Key, object] = {}
         self._old: dict[Key, object] = {}
-        self._alarm_until = 0.0
-        self._alarm_count = 0
 
     def stamp(self) -> bytes:
         """The property for the message that is being fanned out; one call per message."""
@@ -140,16 +136,4 @@ class Hops:
 
     def _drop(self, reason: str, topic: bytes) -> None:
         self.drops.add(reason, topic)
-        now = self._now()
-        if now >= self._alarm_until:
-            self._alarm_until = now + ALARM_S
-            self._alarm_count = 0
-        self._alarm_count += 1
-        if self._alarm_count == ALARM_COUNT:
-            log.warning(
-                "loop guard: %d messages came back within %d s, the last one on %r; brokers are "
-                "bridged in a ring, see `isthmus check`",
-                ALARM_COUNT,
-                int(ALARM_S),
-                topic[:100].decode(errors="replace"),
-            )
+        self.alarm.add(topic)

@@ -1,5 +1,7 @@
 import cython
 
+from isthmus.delivery cimport framing_c as framing
+from isthmus.delivery.queue cimport Queue, Queued
 from isthmus.delivery.receipt cimport Receipt
 from isthmus.metrics.traffic cimport Traffic
 from isthmus.mqtt.inflight cimport Window
@@ -13,25 +15,33 @@ cdef class Lane:
     cdef public set inherited
     cdef public double _left_at
     cdef public int _max_qos
-    cdef public object _queue
+    cdef public Queue _queue
     cdef public object _resend
     cdef public bint _retain
     cdef public double _retry_s
     cdef public object _retry_timer
+    cdef public Py_ssize_t acknowledged
     cdef public object aliases
     cdef public bint blocks
+    cdef public object dead
     cdef public object drops
     cdef public dict entries
     cdef public bint full
     cdef public bint keeps_qos0
+    cdef public object limits
     cdef public Link link
+    cdef public double max_age_s
     cdef public Py_ssize_t max_body
     cdef public int max_inflight
     cdef public Py_ssize_t max_packet
     cdef public Py_ssize_t max_queued
     cdef public Py_ssize_t max_queued_bytes
     cdef public Py_ssize_t max_unsent_bytes
+    cdef public object name
+    cdef public object outbox
+    cdef public bint queues_qos2
     cdef public Py_ssize_t refused
+    cdef public Py_ssize_t resent
     cdef public Py_ssize_t room
     cdef public Py_ssize_t sent
     cdef public list suppliers
@@ -40,9 +50,23 @@ cdef class Lane:
     cdef public bint waiting
     cdef public Window window
 
+    @cython.locals(queue=Queue, item=Queued)
+    cpdef add(self, list items)
+    @cython.locals(queue=Queue, entries=dict)
+    cpdef pump(self)
+    @cython.locals(
+        link=Link, topic=bytes, first=int, properties=bytes, payload=bytes, receipt=Receipt,
+        order=Py_ssize_t, qos=int, packet_id=bytes, block=bytes, packet=bytes,
+    )
+    cpdef _send(self, Queued item)
+    @cython.locals(packet_id=bytes)
+    cdef bytes _packet_id(self, Receipt receipt)
     cpdef count(self, Py_ssize_t payload_bytes)
     cpdef enqueue(self, bytes topic, int first, bytes properties, bytes payload, Receipt receipt)
-    cpdef too_large(self, bytes packet_id, bytes topic, Receipt receipt, Py_ssize_t index)
+    cpdef too_large(
+        self, bytes packet_id, bytes topic, int first, bytes properties, bytes payload,
+        Receipt receipt, Py_ssize_t index,
+    )
     cpdef send_blocked(self, bytes packet, Py_ssize_t payload_bytes)
     cpdef away(self, bytes topic, int first, bytes properties, bytes payload)
 

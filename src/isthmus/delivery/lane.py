@@ -22,13 +22,14 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from isthmus import clock
+from isthmus.delivery import framing
 from isthmus.delivery.publication import (
     ALIAS_BYTES,
+    DUP,
     UNLIMITED_PACKET,
     again,
     aliased,
     largest_body,
-    pack,
     unpack,
 )
 from isthmus.delivery.queue import NEVER_SENT, Queue, Queued, expiry, from_packet
@@ -36,10 +37,14 @@ from isthmus.errors import ProtocolViolation
 from isthmus.metrics.traffic import Traffic
 from isthmus.mqtt.inflight import Window
 from isthmus.mqtt.properties import with_message_expiry
+from isthmus.mqtt.wire import varint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from isthmus.delivery.dead_letters import DeadLetters
+    from isthmus.delivery.outbox import Outbox
+    from isthmus.delivery.queue_limits import QueueLimits
     from isthmus.delivery.receipt import Receipt, Settler
     from isthmus.metrics.drops import Drops
     from isthmus.mqtt.aliases import OutboundAliases
@@ -51,8 +56,14 @@ RETRY_CODES = frozenset({0x80, 0x83, 0x97})
 
 PUBREL = b"\x62\x02"
 
+NO_PROPERTIES = b"\0"
+"""The property block of MQTT 5 that has none."""
+
 RETRY_MIN_S = 1.0
 RETRY_MAX_S = 30.0
+
+LOW_BYTES = 1 << 19
+"""Below this size of the queue more of what is on disk is loaded."""
 
 
 class Supplier(Protocol):
@@ -76,11 +87,17 @@ class Lane:
     `link` is the connection or None, `window` the QoS 1 and 2 messages in flight, `room` how many
     may be there at once (0 without a connection), `waiting` whether something is queued, which
     everything later must queue behind, `v5` whether MQTT 5 is spoken, `sent` messages of any QoS
-    handed to the link, `full` that the queue is over its size and publishers should pause.
-    `inherited` are the QoS 2 identifiers freed by `_disown`, None where the peer's session began
-    with us. `suppliers` are asked for more when there is room, None while there are none.
-    `keeps_qos0` queues QoS 0 messages too while there is no connection. `aliases` are the topic
-    aliases of the connection, None where none are used; what is kept has its whole topic.
+    handed to the link, `acknowledged` those of QoS 1 and 2 that the peer took, `resent` those sent
+    once more after a lost connection or a refusal that may pass, `full` that the queue is over its
+    size and publishers should pause. `inherited` are the QoS 2 identifiers freed by `_disown`, None
+    where the peer's session began with us. `suppliers` are asked for more when there is room,
+    None while there are none. `keeps_qos0` queues QoS 0 messages too while there is no
+    connection. `aliases` are the topic aliases of the connection, None where none are used;
+    what is kept has its whole topic. `outbox` is what keeps messages on disk, None where nothing
+    does; `queues_qos2` says that no QoS 2 message may be sent past `enqueue`. `limits` are those of
+    the queue beyond its bytes, None where publishers wait and nothing else; `max_age_s` is how old
+    what comes from disk may be, 0 for any age. `dead` are the dead letters, None where there are
+    none, and `name` says there for whom a message was.
     """
 
     __slots__ = (
@@ -94,21 +111,29 @@ class Lane:
         "_retain",
         "_retry_s",
         "_retry_timer",
+        "acknowledged",
         "aliases",
         "blocks",
+        "dead",
         "drops",
         "entries",
         "full",
         "inherited",
         "keeps_qos0",
+        "limits",
         "link",
+        "max_age_s",
         "max_body",
         "max_inflight",
         "max_packet",
         "max_queued",
         "max_queued_bytes",
         "max_unsent_bytes",
+        "name",
+        "outbox",
+        "queues_qos2",
         "refused",
+        "resent",
         "room",
         "sent",
         "suppliers",
@@ -146,10 +171,18 @@ class Lane:
         self.v5 = False
         self.max_packet = self.max_body = UNLIMITED_PACKET
         self.sent = 0
+        self.acknowledged = 0
+        self.resent = 0
         self.refused = 0
         self.full = False
         self.waiting = False
         self.suppliers: list[Supplier] | None = None
+        self.outbox: Outbox | None = None
+        self.limits: QueueLimits | None = None
+        self.max_age_s = 0.0
+        self.dead: DeadLetters | None = None
+        self.name = ""
+        self.queues_qos2 = False
         self._queue: Queue | None = None
         self._max_qos = 2
         self._retain = True
@@ -165,14 +198,29 @@ class Lane:
     # -- state -----------------------------------------------------------------------------------
 
     @property
+    def queue(self) -> Queue | None:
+        """What is queued, to look at; None while nothing is."""
+        return self._queue
+
+    @property
     def queued(self) -> int:
         """Messages that wait for room in the window or for a connection."""
-        return len(self._queue) if self._queue is not None else 0
+        outside = 0 if self.outbox is None else self.outbox.queued
+        return outside + (len(self._queue) if self._queue is not None else 0)
 
     @property
     def queued_bytes(self) -> int:
         """The size of what is queued, with what its keeping costs."""
+        if self.outbox is not None and self.outbox.logged:
+            return self.outbox.queued_bytes
         return self._queue.size if self._queue is not None else 0
+
+    @property
+    def settling(self) -> bool:
+        """Whether something is in flight, or waits and is on no disk."""
+        if self.outbox is not None and self.outbox.logged:
+            return self.inflight > 0
+        return self.inflight + self.queued > 0
 
     @property
     def inflight(self) -> int:
@@ -206,13 +254,17 @@ class Lane:
         self.window.limit = min(self.max_inflight, receive_maximum)
         self._blocked_bytes = 0
         self._retry_s = RETRY_MIN_S
+        known = self._attached
+        if self.outbox is not None:
+            self.outbox.attached(session_present=session_present)
         if session_present:
             self._prepare_resend(was_v5)
-            if self.inherited is None and not self._attached:
+            if not known and self.blocks:
                 self.inherited = set()
         else:
             self._requeue(was_v5)
             self.inherited = None
+        self.queues_qos2 = self.outbox is not None or self.inherited is not None
         self._attached = True
         link.on_drained = self._drained
         self._set_room()
@@ -230,12 +282,21 @@ class Lane:
         if self._retry_timer is not None:
             self._retry_timer.cancel()
             self._retry_timer = None
+        if self.outbox is not None:
+            self.outbox.detached()
 
     def clear(self) -> None:
-        """The session has ended: forget everything. Receipts are not released."""
+        """The session has ended: forget everything, and release it; also what is on disk."""
+        outbox, self.outbox = self.outbox, None
         self.detach()
-        self.window.clear()
+        receipts = [entry[1] for entry in self.window.clear()]
+        receipts += [item.receipt for item in self._queue or ()]
         self._queue = None
+        for receipt in receipts:
+            if receipt is not None:
+                receipt.release()
+        if outbox is not None:
+            outbox.discard()
         self.waiting = False
         self.full = False
 
@@ -254,11 +315,18 @@ class Lane:
         """
         queue = other._hand_out(inflight=inflight)
         count = len(queue)
-        if count:
+        if inflight and other.outbox is not None:
+            count += other.outbox.queued
+            other.outbox.move_to(self)
+            other.outbox = None
+        if queue:
             mine = self._open_queue()
             while queue:
                 # The places that messages had in one lane say nothing among those of another.
-                mine.append(queue.popleft()._replace(order=NEVER_SENT))
+                item = queue.popleft()
+                item.order = NEVER_SENT
+                if self.outbox is None or not self.outbox.keeps(item):
+                    mine.append(item)
             self.full = self.full or mine.size > self.max_queued_bytes
         if self.link is not None:
             self.pump()
@@ -268,20 +336,27 @@ class Lane:
         """Carry on for `other`, a lane of another kind without a connection: its window too."""
         self.window = other.window
         self.entries = self.window.entries
+        self.name = other.name
         self.v5 = other.v5
         self.inherited = other.inherited
         self._attached = other._attached
         self._left_at = other._left_at
         self.sent, self.refused = other.sent, other.refused
+        self.acknowledged, self.resent = other.acknowledged, other.resent
         self._queue, other._queue = other._queue, None
+        if other.outbox is not None:
+            other.outbox.move_to(self)
+            other.outbox = None
         self.waiting = self._queue is not None
         self.full = other.full
 
     def abandon(self, reason: str) -> int:
         """Drop and count all that waits or is in flight, and release it; returns how many.
 
-        For a target that is there no more. Without a connection.
+        For a target that is there no more. Without a connection. What is on disk stays there.
         """
+        if self.outbox is not None:
+            return self.outbox.abandon(reason)  # all else is there, since the connection has gone
         queue = self._hand_out(inflight=True)
         count = len(queue)
         while queue:
@@ -328,6 +403,8 @@ class Lane:
             self._resend = deque(packet_id for packet_id in self._resend if packet_id in entries)
         if self._queue is not None:
             self._queue.withdraw(allowed, self.drops)
+        if self.outbox is not None:
+            self.outbox.withdraw(allowed)
         self._set_room()
         self.pump()
 
@@ -335,6 +412,8 @@ class Lane:
         """Counters and gauges, by name."""
         return {
             "sent": self.sent,
+            "acknowledged": self.acknowledged,
+            "resent": self.resent,
             "refused": self.refused,
             "queued": self.queued,
             "queued_bytes": self.queued_bytes,
@@ -352,34 +431,52 @@ class Lane:
         receipt: Receipt | None,
     ) -> None:
         """Keep a QoS 1 or 2 message until there is a connection and room in the window."""
+        outbox = self.outbox
+        if outbox is not None and outbox.takes(first, receipt):
+            outbox.append(topic, first, properties, payload, receipt)
+            return
         expires = expiry(properties) if properties else None
         index = len(receipt.ids) - 1 if receipt is not None else 0
         item = Queued(topic, first, properties, payload, receipt, index, expires)
         if self.blocks:
+            if (
+                self.limits is not None
+                and self._at_limit(self.limits)
+                and self.refuses_one_more(topic, first, properties, payload, receipt)
+            ):
+                return
             # Nobody waits for the acknowledgement of a message without a receipt.
             over = self.full and receipt is None
         else:
-            over = self.queued >= self.max_queued or (
-                self.queued > 0 and self.queued_bytes + item.size > self.max_queued_bytes
-            )
+            over = self.over(item.size)
         if over:
             self.drops.add("queue_full", topic[2:])
             return
         if self.full and receipt is not None and self.queued_bytes > 2 * self.max_queued_bytes:
-            self._reject(topic, receipt)
+            self.reject(topic, receipt)
             return
         if receipt is not None:
             receipt.holds += 1
         queue = self._open_queue()
         queue.append(item)
-        if queue.size > self.max_queued_bytes:
-            self.full = True
-            if receipt is not None:
-                receipt.source.press()
-            if self.blocks:
-                queue.forget_orphans(self.drops)
+        limits = self.limits
+        if queue.size > self.max_queued_bytes or (limits is not None and self._too_many(limits)):
+            when_full = "block" if limits is None else limits.when_full
+            self.full = when_full != "drop_oldest"
+            if when_full == "block":
+                if receipt is not None:
+                    receipt.source.press()
+                if self.blocks:
+                    queue.forget_orphans(self.drops)
         if len(self.entries) < self.room and self._retry_timer is None:
             self.pump()
+
+    def over(self, size: int) -> bool:
+        """Whether one more message of `size` bytes is more than may wait, where that is dropped."""
+        queued = self.queued
+        return queued >= self.max_queued or (
+            queued > 0 and self.queued_bytes + size > self.max_queued_bytes
+        )
 
     def away(self, topic: bytes, first: int, properties: bytes, payload: bytes) -> None:
         """Keep a QoS 0 message for later, or drop it: there is no connection."""
@@ -388,7 +485,7 @@ class Lane:
         else:
             self.drops.add("link_down", topic[2:])
 
-    def _reject(self, topic: bytes, receipt: Receipt) -> None:
+    def reject(self, topic: bytes, receipt: Receipt) -> None:
         """The queue is at twice its size, from publishers who cannot be paused: take no more.
 
         MQTT 5 says so with 0x97. MQTT 3 has no word for it but to close; the publisher keeps the
@@ -398,6 +495,42 @@ class Lane:
         receipt.refuse(len(receipt.ids) - 1, 0x97)
         if not receipt.source.v5:
             receipt.source.close_reason("the queue of a route is full")
+
+    def _at_limit(self, limits: QueueLimits) -> bool:
+        """Whether there is no room for one more, after what may go for it has gone."""
+        queue = self._queue
+        while (queue and queue.size >= limits.max_bytes) or self._too_many(limits):
+            if limits.when_full != "drop_oldest":
+                return True
+            if not queue:
+                break
+            oldest = queue.popleft()
+            self.drops.add("queue_full", oldest.topic[2:])
+            if oldest.receipt is not None:
+                oldest.receipt.release()
+            self.full = False
+        return False
+
+    def _too_many(self, limits: QueueLimits) -> bool:
+        most = limits.max_messages
+        return most > 0 and self.queued + self.inflight >= most
+
+    def refuses_one_more(
+        self, topic: bytes, first: int, properties: bytes, payload: bytes, receipt: Receipt | None
+    ) -> bool:
+        """The queue is full: whether this message ends here, by what its routes want then."""
+        when_full = "block" if self.limits is None else self.limits.when_full
+        if when_full not in ("reject", "dead_letter"):
+            return False
+        if when_full == "dead_letter" and self.dead is not None and self.dead.has_room:
+            self.dead.add("queue_full", self.name, first, topic, properties, payload, receipt)
+            return True
+        if receipt is None:
+            self.drops.add("queue_full", topic[2:])
+        else:
+            self.drops.add("rejected", topic[2:])
+            receipt.refuse(len(receipt.ids) - 1, 0x97)
+        return True
 
     def _open_queue(self) -> Queue:
         if self._queue is None:
@@ -412,23 +545,54 @@ class Lane:
         queue = self._queue
         if queue is not None:
             entries = self.entries
+            pace = None if self.outbox is None else self.outbox.pace
+            if pace is not None and not pace.limits:
+                pace = None
             while queue and len(entries) < self.room:
+                if pace is not None and not pace.allows_one():
+                    break
                 self._send(queue.popleft())
             if self.full and queue.size < self.max_queued_bytes // 2:
                 self.full = False
             if queue:
+                if self.outbox is not None and queue.size < LOW_BYTES:
+                    self.outbox.more()
                 return
             self._queue = None
-        self.waiting = False
+        self.waiting = self.outbox is not None and self.outbox.more()
         for supplier in self.suppliers or ():
             supplier.supply(self)
 
+    # -- what is on disk; for the outbox ---------------------------------------------------------
+
+    def add(self, items: list[Queued]) -> None:
+        """Queue messages that were kept elsewhere, behind all others, with their holds."""
+        queue = self._open_queue()
+        for item in items:
+            queue.append(item)
+
+    def look_for_room(self) -> None:
+        """What is in the window has changed: send what there is room for."""
+        self._set_room()
+        self.pump()
+
+    def take(self, wanted: Callable[[Queued], bool]) -> list[Queued]:
+        """Take what is `wanted` out of the queue, in order, with its holds."""
+        return [] if self._queue is None else self._queue.take(wanted)
+
+    def release(self, packet_id: bytes) -> None:
+        """Send PUBREL."""
+        if self.link is not None:
+            self.link.write(PUBREL + packet_id)
+
     def has_room(self) -> bool:
-        """Whether a message given now is sent at once."""
-        return len(self.entries) < self.room and not self.waiting
+        """Whether a message given now is sent at once, beside what may be on disk."""
+        return len(self.entries) + self.queued < self.room and self._resend is None
 
     def give(self, item: Queued) -> None:
         """Send a message that waited elsewhere; there must be room."""
+        if item.first >= 0x34 and self.outbox is not None and self.outbox.keeps(item):
+            return
         if item.receipt is not None:
             item.receipt.holds += 1
         self._send(item)
@@ -448,30 +612,36 @@ class Lane:
     def _send(self, item: Queued) -> None:
         link = self.link
         assert link is not None
-        topic, first, properties, payload, receipt, index, expires, order = item
+        expires = item.expires
+        if (expires is not None or self.max_age_s) and self._comes_too_late(item):
+            return
+        topic, properties, payload = item.topic, item.properties, item.payload
+        receipt = item.receipt
         if expires is not None:
             left = expires - clock.monotonic()
-            if left <= 0:
-                # An expired message has been dealt with as its publisher asked (MQTT-3.3.2-5).
-                self.drops.add("expired", topic[2:])
-                if receipt is not None:
-                    receipt.release()
-                return
             properties = with_message_expiry(properties, max(1, int(left)))
+        first = item.first
         qos = min(first >> 1 & 3, self._max_qos)
-        first = 0x30 | qos << 1 | (first & 1 and self._retain)
-        packet_id = self.window.next_id() if qos else b""
+        first = 0x30 | first & DUP | qos << 1 | (first & 1 and self._retain)
+        packet_id = self._packet_id(receipt) if qos else b""
         if qos == 2 and self.inherited is not None:
             self._disown(link, packet_id)
-        packet = pack(first, topic, packet_id, properties, payload, v5=self.v5)
+        block = b""
+        if self.v5:
+            block = varint(len(properties)) + properties if properties else NO_PROPERTIES
+        packet = framing.frame(first, topic, packet_id, block, payload)
         if len(packet) > self.max_packet:
-            self.too_large(packet_id, topic, receipt, index)
+            self.too_large(packet_id, topic, first, properties, payload, receipt, item.place)
             if receipt is not None:
                 receipt.release()
             return
         if qos:
-            order = self.sent if order == NEVER_SENT else order
-            self.entries[packet_id] = (packet, receipt, index, order)
+            order = item.order
+            if order == NEVER_SENT:
+                order = self.sent
+            else:
+                self.resent += 1
+            self.entries[packet_id] = (packet, receipt, item.place, order)
         else:
             if receipt is not None:
                 receipt.release()
@@ -484,6 +654,23 @@ class Lane:
             link.touch()
         link.out.append(packet)
         self.count(len(payload))
+
+    def _packet_id(self, receipt: Receipt | None) -> bytes:
+        """The packet identifier to send a message with."""
+        packet_id = b""
+        if self.outbox is not None:
+            packet_id = self.outbox.ids.of(receipt)
+        return packet_id or self.window.next_id()
+
+    def _comes_too_late(self, item: Queued) -> bool:
+        """Whether a message is not to be sent any more, and has been dealt with."""
+        if item.expires is not None and item.expires <= clock.monotonic():
+            # An expired message has been dealt with as its publisher asked (MQTT-3.3.2-5).
+            self.drops.add("expired", item.topic[2:])
+            if item.receipt is not None:
+                item.receipt.release()
+            return True
+        return self.max_age_s > 0 and self.outbox is not None and self.outbox.gives_up(item)
 
     def with_alias(self, packet: bytes) -> bytes:
         """The packet as it goes out now, where `aliases` are used."""
@@ -503,7 +690,8 @@ class Lane:
         link = self.link
         assert link is not None
         for packet_id in self.window.releasing:
-            link.write(PUBREL + packet_id)
+            if self.outbox is None or not self.outbox.ids.is_untold(packet_id):
+                link.write(PUBREL + packet_id)
         away_s = self._away_s()
         for packet_id, (packet, receipt, index, order) in self.entries.items():
             packet = again(packet, was_v5=was_v5, v5=self.v5, away_s=away_s)
@@ -530,11 +718,13 @@ class Lane:
             packet, receipt, index, _ = entry
             if len(packet) > self.max_packet:
                 del self.entries[packet_id]
-                self.too_large(packet_id, unpack(packet, v5=self.v5)[1], receipt, index)
+                first, topic, _, properties, payload = unpack(packet, v5=self.v5)
+                self.too_large(packet_id, topic, first, properties, payload, receipt, index)
                 if receipt is not None:
                     receipt.release()
                 continue
             link.write(packet)
+            self.resent += 1
             room -= 1
         if resend:
             return False
@@ -548,20 +738,32 @@ class Lane:
         it forget; its answer, PUBCOMP, matches nothing here and is ignored.
         """
         assert self.inherited is not None
-        if packet_id not in self.inherited:
+        if packet_id not in self.inherited and (
+            self.outbox is None or self.outbox.ids.may_be_held(packet_id)
+        ):
             self.inherited.add(packet_id)
             link.write(PUBREL + packet_id)
 
     def too_large(
-        self, packet_id: bytes, topic: bytes, receipt: Receipt | None, index: int
+        self,
+        packet_id: bytes,
+        topic: bytes,
+        first: int,
+        properties: bytes,
+        payload: bytes,
+        receipt: Receipt | None,
+        index: int,
     ) -> None:
         """A QoS 1 or 2 message is larger than the peer takes (MQTT-3.1.2-24).
 
         For a client that counts as delivered (MQTT-3.1.2-25). For a far side it is a message that
-        cannot be made safe: its publisher is told so, or gets no acknowledgement.
+        cannot be made safe: its publisher is told so, or it is a dead letter.
         """
-        if packet_id:
+        if packet_id and (self.outbox is None or not self.outbox.logged):
             self.window.free.append(packet_id)
+        if self.dead is not None and self.dead.take(receipt):
+            self.dead.add("too_large", self.name, first, topic, properties, payload, receipt)
+            return
         self.drops.add("too_large", topic[2:])
         if receipt is not None and self.blocks:
             receipt.refuse(index, 0x83)
@@ -591,10 +793,12 @@ class Lane:
         entries = self.entries
         last: Receipt | None = None
         count = 0
+        self.acknowledged += len(packet_ids)
         for packet_id in packet_ids:
             entry = entries.pop(packet_id, None)
             if entry is None:
                 # A PUBACK for what is not in flight: late, after a session was lost. Harmless.
+                self.acknowledged -= 1
                 continue
             packet = entry[0]
             if packet[0] & 4:
@@ -614,6 +818,9 @@ class Lane:
             last.release(count)
         self._retry_s = RETRY_MIN_S
         self._id_was_taken = False
+        if self.outbox is not None:
+            self.outbox.acked()
+            self._set_room()
         if (self.waiting or self.suppliers is not None) and self._retry_timer is None:
             self.pump()
 
@@ -633,6 +840,12 @@ class Lane:
         entry = self.window.recorded(wire_id)
         self._retry_s = RETRY_MIN_S
         self._set_room()
+        self.acknowledged += entry is not None
+        if self.outbox is not None and (
+            self.outbox.ids.is_untold(wire_id)
+            or (entry is not None and self.outbox.ids.take_over(wire_id, entry[1]))
+        ):
+            return
         if self.link is not None:
             # Also for an identifier that is not known here: the peer must be able to forget it.
             self.link.write(PUBREL + wire_id)
@@ -641,7 +854,10 @@ class Lane:
 
     def completed(self, packet_id: int) -> None:
         """The peer sent PUBCOMP: the QoS 2 exchange is over."""
-        self.window.completed(packet_id.to_bytes(2, "big"))
+        wire_id = packet_id.to_bytes(2, "big")
+        self.window.completed(wire_id)
+        if self.outbox is not None:
+            self.outbox.completed(wire_id)
         self._set_room()
         self.pump()
 
@@ -663,6 +879,8 @@ class Lane:
             self._put_back(entry)
             self._retry_later()
         elif code == 0x91 and self.blocks:
+            if self.outbox is not None:
+                self.outbox.ids.was_taken(receipt)
             self._put_back(entry)
             if self._id_was_taken:
                 self._retry_later()
@@ -670,11 +888,18 @@ class Lane:
             self.pump()
         else:
             self.refused += 1
-            topic = unpack(packet, v5=self.v5)[1]
-            self.drops.add(f"refused_0x{code:02x}", topic[2:])
+            first, topic, _, properties, payload = unpack(packet, v5=self.v5)
+            reason = f"refused_0x{code:02x}"
+            if self.dead is not None and self.dead.take(receipt):
+                self.dead.add(reason, self.name, first, topic, properties, payload, receipt)
+            else:
+                self.drops.add(reason, topic[2:])
+                # What a client says of a message is none of its publisher's.
+                if receipt is not None and self.blocks:
+                    receipt.refuse(index, code)
             if receipt is not None:
-                receipt.refuse(index, code)
                 receipt.release()
+            self._set_room()
             self.pump()
 
     def _retry_later(self) -> None:
@@ -692,8 +917,16 @@ class Lane:
         self.pump()
 
     def _set_room(self) -> None:
-        if self.link is not None and self._retry_timer is None:
+        if self.link is None or self._retry_timer is not None:
+            return
+        outbox = self.outbox
+        if outbox is None:
             self.room = self.window.limit - len(self.window.releasing)
+        elif outbox.may_send:
+            limit = min(self.window.limit, outbox.trust.most)
+            self.room = limit - len(self.window.releasing) - outbox.unrecorded
+        else:
+            self.room = 0
 
     def _put_back(self, entry: Entry) -> None:
         """Put a publication that was refused back in front of the queue, as a new one."""

@@ -3,7 +3,7 @@ import cython
 from isthmus.delivery cimport framing_c as framing
 from isthmus.delivery.lane cimport Lane
 from isthmus.delivery.receipt cimport Receipt
-from isthmus.metrics.traffic cimport Traffic
+from isthmus.metrics.traffic cimport Tally, Traffic
 from isthmus.net.link cimport Link
 
 
@@ -52,4 +52,10 @@ cdef class HopsOutlet(Outlet):
     cdef public list outlets
 
     @cython.locals(outlet=Outlet)
+    cpdef send(self, int flags, bytes properties, bytes payload, Receipt receipt)
+
+
+cdef class CountingOutlet(Outlet):
+    cdef public Tally tally
+
     cpdef send(self, int flags, bytes properties, bytes payload, Receipt receipt)

@@ -10,6 +10,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from isthmus.delivery import framing
+from isthmus.delivery.queue import Queued, expiry
+from isthmus.delivery.receipt import PUBREC
 from isthmus.mqtt.wire import varint
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from isthmus.delivery.hops import Hops
     from isthmus.delivery.lane import Lane
     from isthmus.delivery.receipt import Receipt
+    from isthmus.metrics.traffic import Tally
 
 EMPTY = b""
 
@@ -136,7 +139,10 @@ class LaneOutlet(Outlet):
                 len(entries) >= lane.room
                 or lane.waiting
                 or link is None
-                or (first >= 0x34 and lane.inherited is not None)
+                or (
+                    lane.queues_qos2
+                    and (first >= 0x34 or (receipt is not None and receipt.prefix is PUBREC))
+                )
             ):
                 lane.enqueue(topic, first, properties + self.stamp, payload, receipt)
                 return
@@ -151,7 +157,7 @@ class LaneOutlet(Outlet):
                     properties += self.stamp
                     block = varint(len(properties)) + properties
             if len(topic) + 2 + len(block) + len(payload) > lane.max_body:
-                lane.too_large(packet_id, topic, receipt, index)
+                lane.too_large(packet_id, topic, first, properties, payload, receipt, index)
                 return
             if receipt is not None:
                 receipt.holds += 1
@@ -184,6 +190,12 @@ class LaneOutlet(Outlet):
         traffic = lane.traffic
         traffic.sent += 1
         traffic.sent_bytes += len(payload)
+
+    def item(self, first: int, properties: bytes, payload: bytes, receipt: Receipt) -> Queued:
+        """The last message of `receipt` as it waits in a lane; `first` is its first byte there."""
+        expires = expiry(properties) if properties else None
+        place = len(receipt.ids) - 1
+        return Queued(self.topic, first, properties + self.stamp, payload, receipt, place, expires)
 
     def with_flags(self, table: tuple[int, ...]) -> LaneOutlet:
         """The same topic on the same lane, with the flags mapped by `table` first."""
@@ -243,6 +255,8 @@ class FanOutlet(Outlet):
             elif link.blocked:
                 lane.send_blocked(packet, len(payload))
             else:
+                if lane.aliases is not None:
+                    packet = lane.with_alias(packet)
                 out = link.out
                 if not out:
                     link.touch()
@@ -270,6 +284,20 @@ class HopsOutlet(Outlet):
             outlet.send(flags, properties, payload, receipt)
 
 
+class CountingOutlet(Outlet):
+    """Counts the messages of a topic that go some way, beside the outlets that send them."""
+
+    __slots__ = ("tally",)
+
+    def __init__(self, tally: Tally, *, echo_key: object = None) -> None:
+        super().__init__(echo_key)
+        self.tally = tally
+
+    def send(self, flags: int, properties: bytes, payload: bytes, receipt: Receipt | None) -> None:
+        """Count one message."""
+        self.tally.messages += 1
+
+
 def fanned(outlets: list[Outlet]) -> list[Outlet]:
     """The same ways out, with those joined that differ only in their lane, or that need hops."""
     same: dict[tuple[object, ...], list[LaneOutlet]] = {}
@@ -280,7 +308,7 @@ def fanned(outlets: list[Outlet]) -> list[Outlet]:
             leaving.append(outlet)
         elif not isinstance(outlet, LaneOutlet):
             found.append(outlet)
-        elif outlet.echo_key is None and outlet.memory:
+        elif outlet.echo_key is None and (outlet.memory or not outlet.lane.blocks):
             same.setdefault((outlet.topic, outlet.first, outlet.stamp), []).append(outlet)
         else:
             found.append(outlet)

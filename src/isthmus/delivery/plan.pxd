@@ -9,6 +9,7 @@ cdef class Plan:
     cdef public int depth
     cdef public bint made
     cdef public list matched
+    cdef public object missed
     cdef public list outlets
     cdef public list parents
     cdef public tuple personal
@@ -25,7 +26,9 @@ cdef class Plan:
     cpdef bint renew(self)
 
     @cython.locals(plans=list, plan=Plan)
-    cpdef expire(self)
+    cpdef expire(self, object missed=*)
+
+    cpdef outlive(self, object subscription)
 
 
 cdef class _Generation:
@@ -44,5 +47,14 @@ cdef class PlanCache:
     @cython.locals(young=_Generation)
     cpdef put(self, bytes topic, Plan plan)
 
-    @cython.locals(plan=Plan, generation=_Generation, plans=dict, topics=list, topic=bytes)
-    cpdef invalidate(self, bytes filter_)
+    @cython.locals(plan=Plan)
+    cpdef came(self, bytes filter_, object subscription)
+
+    @cython.locals(plan=Plan)
+    cpdef went(self, bytes filter_, object subscription)
+
+    @cython.locals(
+        found=list, young=_Generation, old=_Generation, plan=Plan, generation=_Generation,
+        plans=dict, topic=bytes,
+    )
+    cpdef list _below(self, bytes filter_)

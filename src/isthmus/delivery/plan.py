@@ -32,7 +32,9 @@ class Plan:
     `outlets` takes messages without the retain flag and `retaining` those with it; `single` are the
     same before those that are alike were joined. `stale` says that something has changed which may
     alter it. `matched` is what the subscriptions were when it was made, and `tree` where they were
-    found by `topic`: where they are the same again, it is good again. `personal` are the
+    found by `topic`: where they are the same again, it is good again. `missed` is the subscription
+    that came since, where nothing else happened: when it goes, the plan is good again without
+    another look. `personal` are the
     subscribers whose answer depends on the publisher. `made` says that the outlets are known; until
     then a plan only stands for its topic, so that others can depend on it. `visited` are the
     (endpoint, topic) pairs that lie between source and outlets, `depth` how many of them lie one
@@ -45,6 +47,7 @@ class Plan:
         "depth",
         "made",
         "matched",
+        "missed",
         "outlets",
         "parents",
         "personal",
@@ -66,6 +69,7 @@ class Plan:
         self.made = False
         self.topic = b""
         self.matched: list[Any] | None = None
+        self.missed: object = None
         self.tree: Matching | None = None
         self.visited = visited
         self.depth = depth
@@ -124,16 +128,30 @@ class Plan:
         self.stale = False
         return True
 
-    def expire(self) -> None:
-        """Mark this plan and everything made from it stale."""
+    def expire(self, missed: object = None) -> None:
+        """Mark this plan and everything made from it stale.
+
+        `missed` is the new subscription that alone is the reason, None for anything else.
+        """
         plans = [self]
         while plans:
             plan = plans.pop()
-            if not plan.stale:
+            if plan.stale:
+                plan.missed = None
+            else:
                 plan.stale = True
+                plan.missed = missed if plan is self else None
                 if plan.children is not None:
                     plans.extend(plan.children)
                     plan.children = None
+
+    def outlive(self, subscription: object) -> None:
+        """`subscription` has gone: good again if it came and went unseen, else stale."""
+        if self.stale and self.missed is subscription:
+            self.stale = False
+            self.missed = None
+        else:
+            self.expire()
 
 
 class _Generation:
@@ -180,28 +198,44 @@ class PlanCache:
         young.plans[topic] = plan
         young.index.set(topic, plan)
 
-    def invalidate(self, filter_: bytes) -> None:
-        """Expire the plans that a change of a subscription to `filter_` can alter, and no others.
+    def came(self, filter_: bytes, subscription: object) -> None:
+        """Expire the plans that a new or other subscription to `filter_` alters, and no others.
 
         They keep their place, as they are most often needed again. An exact filter costs one
         look-up, a wildcard with literal levels before it a walk below them, a filter that starts
-        with a wildcard everything.
+        with a wildcard everything. `subscription` is None where it replaces another.
         """
-        if not self._young.plans and not self._old.plans:
-            return
+        for plan in self._below(filter_):
+            plan.expire(subscription)
+
+    def went(self, filter_: bytes, subscription: object) -> None:
+        """The same for a subscription that ends.
+
+        Plans that nobody asked for while it lasted, as most for one reply, are good again.
+        """
+        for plan in self._below(filter_):
+            plan.outlive(subscription)
+
+    def _below(self, filter_: bytes) -> list[Plan]:
+        """The plans of the topics that `filter_` matches; none, but all forgotten, if too many."""
+        found: list[Plan] = []
+        young, old = self._young, self._old
+        if not young.plans and not old.plans:
+            return found
         if not is_wildcard(filter_):
-            plan = self._young.plans.get(filter_) or self._old.plans.get(filter_)
+            plan = young.plans.get(filter_) or old.plans.get(filter_)
             if plan is not None:
-                plan.expire()
+                found.append(plan)
         elif filter_[:1] in (b"+", b"#"):
             self.clear()
         else:
-            for generation in (self._young, self._old):
+            for generation in (young, old):
                 plans = generation.plans
                 for topic in generation.index.topics(filter_):
                     plan = plans.get(topic)
-                    if plan is not None and not plan.stale:
-                        plan.expire()
+                    if plan is not None:
+                        found.append(plan)
+        return found
 
     def clear(self) -> None:
         """Forget everything."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from isthmus import clock
 from isthmus.delivery.publication import unpack
-from isthmus.mqtt.properties import message_expiry
+from isthmus.mqtt.properties import PropertyId, message_expiry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from isthmus.delivery.receipt import Receipt
     from isthmus.metrics.drops import Drops
@@ -32,30 +32,55 @@ NEVER_SENT = -1
 
 PUBACK = 0x40
 
+EXPIRY = bytes((PropertyId.MESSAGE_EXPIRY_INTERVAL,))
 
-class Queued(NamedTuple):
+
+class Queued:
     """A message that waits for room in the window.
 
     `first` is the first byte of its PUBLISH, `expires` the monotonic end of its life or None,
     `place` its index in the receipt, and `order` tells those that came back which was sent first.
+    `size` is what it counts for in bytes, with what its keeping costs.
     """
 
-    topic: bytes
-    first: int
-    properties: bytes
-    payload: bytes
-    receipt: Receipt | None
-    place: int
-    expires: float | None
-    order: int = NEVER_SENT
+    __slots__ = (
+        "expires",
+        "first",
+        "order",
+        "payload",
+        "place",
+        "properties",
+        "receipt",
+        "size",
+        "topic",
+    )
 
-    @property
-    def size(self) -> int:
-        return len(self.topic) + len(self.properties) + len(self.payload) + ENTRY_OVERHEAD_BYTES
+    def __init__(
+        self,
+        topic: bytes,
+        first: int,
+        properties: bytes,
+        payload: bytes,
+        receipt: Receipt | None,
+        place: int,
+        expires: float | None,
+        order: int = NEVER_SENT,
+    ) -> None:
+        self.topic = topic
+        self.first = first
+        self.properties = properties
+        self.payload = payload
+        self.receipt = receipt
+        self.place = place
+        self.expires = expires
+        self.order = order
+        self.size = len(topic) + len(properties) + len(payload) + ENTRY_OVERHEAD_BYTES
 
 
 def expiry(properties: bytes, aged_s: float = 0.0) -> float | None:
     """The monotonic end of the life of a message that is `aged_s` seconds old; None for ever."""
+    if EXPIRY not in properties:
+        return None  # without a look at properties that differ from message to message
     lifetime = message_expiry(properties)
     return None if lifetime is None else clock.monotonic() + lifetime - aged_s
 
@@ -76,18 +101,31 @@ def from_packet(
 
 
 class Queue:
-    """Messages in the order in which they will be sent; `size` counts their bytes."""
+    """Messages in the order in which they will be sent; `size` counts their bytes.
 
-    __slots__ = ("_forget_at", "_items", "_returned", "size")
+    `taken` are those that left it at the front, less those that came back: with the length, it says
+    which place in the row a message has, as long as none is dropped in between.
+    """
+
+    __slots__ = ("_forget_at", "_items", "_returned", "size", "taken")
 
     def __init__(self) -> None:
         self._items: deque[Queued] = deque()
         self._returned = 0
         self._forget_at = FORGET_AT
         self.size = 0
+        self.taken = 0
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def __iter__(self) -> Iterator[Queued]:
+        return iter(self._items)
+
+    @property
+    def first(self) -> Queued | None:
+        """The next message, if there is one."""
+        return self._items[0] if self._items else None
 
     def append(self, item: Queued) -> None:
         """Queue a new message."""
@@ -100,12 +138,14 @@ class Queue:
         merged = list(heapq.merge(there, sorted(items, key=_order), key=_order))
         self._items.extendleft(reversed(merged))
         self._returned = len(merged)
+        self.taken -= len(items)
         self.size += sum(item.size for item in items)
 
     def put_first(self, item: Queued) -> None:
         """Queue the message that was just taken out again."""
         self._items.appendleft(item)
         self._returned += 1
+        self.taken -= 1
         self.size += item.size
 
     def popleft(self) -> Queued:
@@ -113,8 +153,24 @@ class Queue:
         item = self._items.popleft()
         if self._returned:
             self._returned -= 1
+        self.taken += 1
         self.size -= item.size
         return item
+
+    def take(self, wanted: Callable[[Queued], bool]) -> list[Queued]:
+        """Take out what is `wanted`, in order, with its holds."""
+        found = []
+        kept: deque[Queued] = deque()
+        returned = 0
+        for place, item in enumerate(self._items):
+            if wanted(item):
+                found.append(item)
+                self.size -= item.size
+            else:
+                kept.append(item)
+                returned += place < self._returned
+        self._items, self._returned = kept, returned
+        return found
 
     def withdraw(self, allowed: Callable[[bytes], bool], drops: Drops) -> None:
         """Drop what waits on topics that are not `allowed`, and release its holds."""
@@ -127,6 +183,7 @@ class Queue:
                 returned += place < self._returned
                 continue
             self.size -= item.size
+            self.taken += 1
             drops.add("denied", topic)
             if item.receipt is not None:
                 item.receipt.release()
@@ -146,8 +203,9 @@ class Queue:
             return
         kept: deque[Queued] = deque()
         for place, item in enumerate(self._items):
-            if place >= self._returned and _orphaned(item.receipt):
+            if place >= self._returned and item.receipt is not None and orphaned(item.receipt):
                 self.size -= item.size
+                self.taken += 1
                 drops.add("orphaned", item.topic[2:])
             else:
                 kept.append(item)
@@ -158,10 +216,11 @@ class Queue:
 _order = attrgetter("order")
 
 
-def _orphaned(receipt: Receipt | None) -> bool:
+def orphaned(receipt: Receipt) -> bool:
+    """Whether nobody would hear that these messages are safe, so that nobody counts on it."""
+    source = receipt.source
     return (
-        receipt is not None
-        and receipt.source.closed
-        and not receipt.source.bridges
-        and (receipt.prefix[0] == PUBACK or not receipt.source.remembers(receipt.ids[0]))
+        source.closed
+        and not source.bridges
+        and (receipt.prefix[0] == PUBACK or not source.remembers(receipt.ids[0]))
     )

@@ -4,6 +4,7 @@ cimport cython
 cdef class Settler:
     cdef public bint bridges
     cdef public bint closed
+    cdef public bint takes_back
     cdef public bint v5
 
     cpdef settled(self, Receipt receipt)
@@ -15,6 +16,7 @@ cdef class Receipt:
     cdef public bytes prefix
     cdef public list ids
     cdef public Py_ssize_t holds
+    cdef public Py_ssize_t tied
     cdef public dict codes
 
     cpdef release(self, Py_ssize_t count=*)

@@ -16,20 +16,25 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+PUBREC = b"\x50\x02"
+"""The first bytes of PUBREC: the prefix of the receipt of a QoS 2 message."""
+
 
 class Settler:
     """Who is told that a receipt has no holds left: where its messages came from.
 
     `v5` says that reason codes can be sent there, `closed` that nothing can be sent any more,
-    `bridges` that others may have been told that a message is safe because this one brought it.
+    `bridges` that others may have been told that a message is safe because this one brought it,
+    `takes_back` that its messages return to it when their target is gone: nobody else keeps them.
     """
 
-    __slots__ = ("bridges", "closed", "v5")
+    __slots__ = ("bridges", "closed", "takes_back", "v5")
 
     def __init__(self) -> None:
         self.v5 = False
         self.closed = False
         self.bridges = False
+        self.takes_back = False
 
     def settled(self, receipt: Receipt) -> None:
         """All messages of `receipt` are safe, or have ended with a code."""
@@ -51,16 +56,18 @@ class Receipt:
     """What is owed for the QoS 1 messages of one read, or for one QoS 2 message.
 
     `prefix` is the first two bytes of each acknowledgement (`40 02` PUBACK, `50 02` PUBREC), `ids`
-    the packet identifiers as on the wire, `holds` the number of parties that are not done. `codes`
-    maps the index of a message to the reason code it failed with; None while there is none.
+    the packet identifiers as on the wire, `holds` the number of parties that are not done; of these
+    `tied` have been waiting for nothing but the store since the message came. `codes` maps the
+    index of a message to the reason code it failed with; None while there is none.
     """
 
-    __slots__ = ("codes", "holds", "ids", "prefix", "source")
+    __slots__ = ("codes", "holds", "ids", "prefix", "source", "tied")
 
     source: Settler
     prefix: bytes
     ids: list[bytes]
     holds: int
+    tied: int
     codes: dict[int, int] | None
 
     def release(self, count: int = 1) -> None:
@@ -84,5 +91,6 @@ def open_receipt(source: Settler, prefix: bytes) -> Receipt:
     receipt.prefix = prefix
     receipt.ids = []
     receipt.holds = 1
+    receipt.tied = 0
     receipt.codes = None
     return receipt

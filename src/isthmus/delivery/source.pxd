@@ -19,6 +19,7 @@ cdef class Source(Settler):
     cdef public object echoes
     cdef public dict entered
     cdef public object hops
+    cdef public object ids
     cdef public Lane lane
     cdef public Link link
     cdef public Py_ssize_t max_unacked
@@ -32,6 +33,8 @@ cdef class Source(Settler):
     cdef public Py_ssize_t unacked
 
     cpdef receive(self, bytes data)
+
+    cpdef take(self, list events)
 
     @cython.locals(
         plans=dict, receipt=Receipt, count=Py_ssize_t, work=Py_ssize_t, fields=tuple, flags=int, topic=bytes,

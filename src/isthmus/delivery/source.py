@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from isthmus import clock
 from isthmus.delivery.endpoint import Origin
 from isthmus.delivery.hops import MARK
 from isthmus.delivery.plan import Plan
-from isthmus.delivery.receipt import Receipt, Settler, open_receipt
+from isthmus.delivery.receipt import PUBREC, Receipt, Settler, open_receipt
+from isthmus.delivery.received_ids import Incoming
 from isthmus.errors import MQTTError
 from isthmus.metrics.traffic import Traffic
-from isthmus.mqtt.encoder import encode
 from isthmus.mqtt.packets import Puback, Pubcomp, Pubrec, Pubrel
+from isthmus.mqtt.reasons import explanation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from isthmus.delivery.echoes import Echoes
     from isthmus.delivery.hops import Hops, Key
     from isthmus.delivery.lane import Lane
+    from isthmus.delivery.received_ids import ReceivedIds
     from isthmus.mqtt.codec import Event
     from isthmus.mqtt.connection import Connection
     from isthmus.net.link import Link
@@ -38,7 +41,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("isthmus.delivery")
 
 PUBACK = b"\x40\x02"
-PUBREC = b"\x50\x02"
 
 PLANS_PER_LINK = 16_384
 """Plans that one link remembers per generation."""
@@ -80,20 +82,6 @@ class LinkPlans:
     total = 0
 
 
-class Incoming:
-    """What became of an incoming QoS 2 message until its PUBREL: part of the session.
-
-    `safe` says that PUBREC may be sent. `waiting` are the receipts of repeated PUBLISH packets, on
-    newer connections, which settle together with the first.
-    """
-
-    __slots__ = ("safe", "waiting")
-
-    def __init__(self) -> None:
-        self.safe = False
-        self.waiting: tuple[Receipt, ...] = ()
-
-
 class Source(Settler):
     """One network connection, decoded and fanned out.
 
@@ -101,7 +89,8 @@ class Source(Settler):
     (`handle`). `unacked` counts received QoS 1 and 2 messages whose acknowledgement has not been
     sent; `max_unacked` is the receive maximum that the peer was told. `hops` is the loop guard,
     `echoes` what was sent to a far side that may send it back; both may be None. `entered` are the
-    messages that carried hops, by packet identifier: None for a peer that passes none on. `traffic`
+    messages that carried hops, by packet identifier: None for a peer that passes none on. `ids`
+    keeps the identifiers of `received_qos2` on disk, None where they are in memory only. `traffic`
     is where everything is counted.
     """
 
@@ -116,6 +105,7 @@ class Source(Settler):
         "echoes",
         "entered",
         "hops",
+        "ids",
         "lane",
         "link",
         "max_unacked",
@@ -144,6 +134,7 @@ class Source(Settler):
         self.entered: dict[bytes, Key] | None = None
         self.origin = Origin(self)
         self.received_qos2: dict[bytes, Incoming] | None = None
+        self.ids: ReceivedIds | None = None
         self._plans: dict[bytes, Plan] = {}
         self._old_plans: dict[bytes, Plan] | None = None
         self._pending: list[Receipt] = []
@@ -155,7 +146,10 @@ class Source(Settler):
 
     def receive(self, data: bytes) -> None:
         """Take the bytes of one read."""
-        events = self.connection.receive(data, self.link.reactor.now)
+        self.take(self.connection.receive(data, self.link.reactor.now))
+
+    def take(self, events: list[Event]) -> None:
+        """Handle what one read decoded to, now or, while this source is held, later."""
         if self._held is not None:
             self._held.extend(events)
             return
@@ -375,6 +369,9 @@ class Source(Settler):
             self.received_qos2[packet_id] = Incoming()
             for outlet in outlets:
                 outlet.send(flags, properties, payload, receipt)
+            if self.ids is not None and receipt.holds - 1 == receipt.tied and receipt.codes is None:
+                # All that it leads to goes to disk in the transaction that is open now.
+                self.ids.add(packet_id, receipt)
         elif not known.safe:
             # A repetition of a message that is still on its way (MQTT-4.3.3-10): it must not be
             # delivered again, and PUBREC has to wait for the first one's receipt.
@@ -387,8 +384,8 @@ class Source(Settler):
 
     def settled(self, receipt: Receipt) -> None:
         """`receipt` has no holds left: send what is due, in order of arrival."""
-        if receipt.prefix is PUBREC:
-            self._mark_safe(receipt)
+        if receipt.prefix is PUBREC and not self._mark_safe(receipt):
+            return
         pending = self._pending
         if self.closed or not pending:  # marking it safe may have settled what was behind it too
             return
@@ -405,9 +402,13 @@ class Source(Settler):
             self.unacked -= len(ids)
             self.traffic.answers += len(ids)
             if first.codes is not None:
-                out.append(self._answers(first))
+                # Maybe none, then an empty one: a link that was touched has something in `out`.
+                out.extend(self._answers(first) or (b"",))
             elif len(ids) == 1:
                 out.append(first.prefix + ids[0])
+            elif link.blocked:  # what waits is counted by its pieces
+                prefix = first.prefix
+                out.extend([prefix + packet_id for packet_id in ids])
             else:
                 prefix = first.prefix
                 out.append(prefix + prefix.join(ids))
@@ -417,22 +418,30 @@ class Source(Settler):
         if self.paused and self.unacked <= self.max_unacked // 2:
             self.go_on()
 
-    def _mark_safe(self, receipt: Receipt) -> None:
+    def _mark_safe(self, receipt: Receipt) -> bool:
+        """A QoS 2 message is safe, or has ended with a code; False where its identifier is not."""
         received = self.received_qos2
-        known = None if received is None else received.get(receipt.ids[0])
+        packet_id = receipt.ids[0]
+        known = None if received is None else received.get(packet_id)
         if received is None or known is None or known.safe:
-            return
-        if receipt.codes is None:
-            known.safe = True
-        else:
+            return True
+        if receipt.codes is not None:
             # PUBREC with a code of 0x80 or above ends the exchange: the identifier is free again.
-            del received[receipt.ids[0]]
+            del received[packet_id]
+            if known.kept and self.ids is not None:
+                self.ids.remove(packet_id)
+        elif self.ids is not None and not known.kept:
+            self.ids.add(packet_id, receipt)
+            return False
+        else:
+            known.safe = True
         waiting, known.waiting = known.waiting, ()
         for repeated in waiting:
             repeated.codes = receipt.codes
             repeated.release()
+        return True
 
-    def _answers(self, receipt: Receipt) -> bytes:
+    def _answers(self, receipt: Receipt) -> list[bytes]:
         """The acknowledgements of a receipt of which some messages failed.
 
         MQTT 3 has no code for it, so such a message gets no acknowledgement at all (MQTT-3.3.5-2
@@ -440,16 +449,16 @@ class Source(Settler):
         """
         codes = receipt.codes or {}
         record = Puback if receipt.prefix is PUBACK else Pubrec
+        version = 5 if self.v5 else 4
         packets = []
         for index, packet_id in enumerate(receipt.ids):
             code = codes.get(index, 0)
             if code:
                 self._forget_hops((packet_id,))
             if self.v5 or code < 0x80:
-                packets.append(
-                    encode(record(int.from_bytes(packet_id, "big"), code), 5 if self.v5 else 4)
-                )
-        return b"".join(packets)
+                answer = record(int.from_bytes(packet_id, "big"), code, explanation((code,)))
+                packets.append(self.connection.fitting(answer, version))
+        return packets
 
     def remembers(self, packet_id: bytes) -> bool:
         """Whether a repeated QoS 2 PUBLISH with this identifier would be taken for a repetition."""
@@ -471,13 +480,23 @@ class Source(Settler):
         elif isinstance(event, Pubrel):
             packet_id = event.packet_id.to_bytes(2, "big")
             known = self.received_qos2.pop(packet_id, None) if self.received_qos2 else None
+            answer = b"\x70\x02" + packet_id
             if known is None and self.v5:
-                self.link.write(encode(Pubcomp(event.packet_id, 0x92), 5))
+                unknown = Pubcomp(event.packet_id, 0x92, explanation((0x92,)))
+                answer = self.connection.fitting(unknown, 5)
+            if self.ids is None:
+                self.link.write(answer)
             else:
-                self.link.write(b"\x70\x02" + packet_id)
+                if known is not None:
+                    self.ids.remove(packet_id)
+                self.ids.when_removed(packet_id, partial(self._write, answer))
         else:
             return False
         return True
+
+    def _write(self, packet: bytes) -> None:
+        if not self.closed:
+            self.link.write(packet)
 
     # -- flow control ----------------------------------------------------------------------------
 

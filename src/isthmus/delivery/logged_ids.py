@@ -1,0 +1,122 @@
+"""The packet identifiers of what is in a log, and the QoS 2 exchanges under them.
+
+A packet identifier follows from the place in the log, so that it is the same after a crash, and
+needs no record of its own: a peer that holds the identifier of a QoS 2 message takes its repetition
+for one, and nothing else for it. That the peer owns a message (PUBREC) is on disk before PUBREL.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from isthmus.delivery.stored import Stored
+
+if TYPE_CHECKING:
+    from isthmus.delivery.receipt import Receipt
+    from isthmus.mqtt.inflight import Window
+    from isthmus.store.log import Log
+
+THROUGH_CHUNKS = 16
+"""Packet identifiers below 16 * 256 belong to what is not in the log, and to SUBSCRIBE."""
+
+FIRST_ID = THROUGH_CHUNKS * 256
+FIRST_LOGGED = FIRST_ID.to_bytes(2, "big")
+IDS = 60_000
+"""Logged messages take the identifiers from FIRST_ID on, by their sequence numbers."""
+
+MAX_AHEAD = IDS // 2
+"""So far behind the first that is not done a message may be sent: its identifier is free then."""
+
+
+def packet_id_of(seq: int) -> bytes:
+    """The packet identifier of logged message number `seq`."""
+    return (FIRST_ID + seq % IDS).to_bytes(2, "big")
+
+
+class LoggedIds:
+    """Those of `log`.
+
+    `known` says that the log tells which identifiers the peer may hold. `taken` are those of what
+    the peer owns by PUBREC, until PUBCOMP, with the places in the log.
+    """
+
+    __slots__ = ("_log", "_renamed", "_untold", "_untold_closing", "known", "taken")
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self.known = True
+        self.taken: dict[bytes, int] = {}
+        # Messages whose own identifier the peer did not take.
+        self._renamed: set[int] = set()
+        # Whose PUBREC is in the open transaction, and in the one that is being written.
+        self._untold: dict[bytes, None] = {}
+        self._untold_closing: dict[bytes, None] = {}
+
+    def of(self, receipt: Receipt | None) -> bytes:
+        """The packet identifier to send a message with; empty for any that is free."""
+        if not isinstance(receipt, Stored):
+            return b""
+        stored = receipt
+        if stored.log is not self._log or stored.seq in self._renamed:
+            return b""
+        return packet_id_of(stored.seq)
+
+    def was_taken(self, receipt: Receipt | None) -> None:
+        """The peer has something else under the identifier of a message: another one next time."""
+        if isinstance(receipt, Stored) and receipt.log is self._log:
+            self._renamed = {seq for seq in self._renamed if seq >= self._log.done_below}
+            self._renamed.add(receipt.seq)
+
+    def may_be_held(self, packet_id: bytes) -> bool:
+        """Whether the peer may hold `packet_id` for something that nobody knows of any more.
+
+        With a log, that is true only of those that do not follow from a place in it.
+        """
+        return not self.known or packet_id < FIRST_LOGGED
+
+    # -- QoS 2 -----------------------------------------------------------------------------------
+
+    def resume(self, window: Window) -> None:
+        """Go on with the exchanges of an earlier life."""
+        for seq in self._log.taken():
+            packet_id = packet_id_of(seq)
+            self.taken[packet_id] = seq
+            window.releasing[packet_id] = None
+
+    def end_all(self) -> None:
+        """The peer has forgotten its session; it had got these messages."""
+        for seq in self._log.taken():
+            self._log.done(seq)
+        self.taken.clear()
+        self._untold.clear()
+        self._untold_closing.clear()
+
+    def take_over(self, packet_id: bytes, receipt: Receipt | None) -> bool:
+        """The peer sent PUBREC for a message: whether PUBREL has to wait for the disk."""
+        if not isinstance(receipt, Stored) or receipt.log is not self._log:
+            return False
+        self.taken[packet_id] = receipt.seq
+        self._log.take(receipt.seq)
+        self._log.hurry()
+        self._untold[packet_id] = None
+        return True
+
+    def is_untold(self, packet_id: bytes) -> bool:
+        """Whether PUBREC for `packet_id` is not on disk yet."""
+        return packet_id in self._untold or packet_id in self._untold_closing
+
+    def closing(self) -> None:
+        """A transaction is about to be written: the PUBRECs until now are in it."""
+        self._untold_closing |= self._untold  # there may be some, where the disk was full
+        self._untold = {}
+
+    def told(self) -> list[bytes]:
+        """The transaction is on disk: what may be released now."""
+        told, self._untold_closing = self._untold_closing, {}
+        return list(told)
+
+    def completed(self, packet_id: bytes) -> None:
+        """The peer sent PUBCOMP: the exchange is over."""
+        seq = self.taken.pop(packet_id, None)
+        if seq is not None:
+            self._log.done(seq)
