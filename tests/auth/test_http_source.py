@@ -180,6 +180,7 @@ async def test_no_service_lets_nobody_in(caplog: pytest.LogCaptureFixture) -> No
     auth.close()
 
 
+@pytest.mark.alone
 async def test_a_slow_service_stops_nobody_else(service: Service) -> None:
     service.go.clear()
     auth = service.auth(concurrency=3)
@@ -199,6 +200,7 @@ async def test_a_slow_service_stops_nobody_else(service: Service) -> None:
     auth.close()
 
 
+@pytest.mark.alone
 async def test_a_service_that_drips_is_cut_off() -> None:
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -564,11 +564,11 @@ async def test_a_session_that_comes_back_by_another_door_has_its_rights(
     inner, outer = free_port(), free_port()
     near = await isthmus({"listeners": [{"bind": f"127.0.0.1:{outer}"}]})
     how: dict[str, Any] = {"username": "anna", "password": "pw", "session_expiry": 1000}
-    await near.app.reload(doors("user anna\ntopic #\n", own=True))
+    await near.reload(doors("user anna\ntopic #\n", own=True))
     anna = await Raw.client(inner, "anna", **how)
     await anna.subscribe("secret", qos=1)
-    await near.app.reload(doors("user anna\ntopic open\n", own=False))
-    await near.app.reload(doors("user anna\ntopic open\n", own=True))
+    await near.reload(doors("user anna\ntopic open\n", own=False))
+    await near.reload(doors("user anna\ntopic open\n", own=True))
     anna = await Raw.client(inner, "anna", clean=False, **how)
     assert anna.hello.session_present
     assert await anna.published("secret", "x", 1) == 0x87

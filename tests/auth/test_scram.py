@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,7 @@ GOOD = create_scram_entry("anna", "pw", iterations=4096)
         (GOOD[:-10], "1: a"),
         (GOOD.replace("SCRAM-SHA-256", "SCRAM-SHA-1"), "1: is no SCRAM-SHA-256 entry"),
     ],
+    ids=count(),  # the entries are random
 )
 def test_a_garbled_file_is_refused(tmp_path: Path, text: str, problem: str) -> None:
     path = tmp_path / "scram.txt"

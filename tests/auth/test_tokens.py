@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,7 @@ GOOD = token()
         token(acl={"pub": ["a/#/b"]}),
         token(acl={"publishing": ["a"]}),
     ],
+    ids=count(),  # the tokens hold the time
 )  # fmt: skip
 def test_tokens_that_are_refused(bad: bytes) -> None:
     assert ask(source(pem(EC)), bad) in (DENIED, Unsure.UNKNOWN)

@@ -413,7 +413,7 @@ async def test_routes_are_replaced_and_equal_subscriptions_stay(isthmus, far):
 
 
 async def test_many_alike_routes_make_one_plan(isthmus, far):
-    """1,000 routes of one filter: one outlet, and their decision is remembered."""
+    """1,000 routes of one filter: one outlet, one count, and their decision is remembered."""
     near = await isthmus(
         bridge(
             far.port, routes={f"r{number}": out("s/#", f"!s/x{number}") for number in range(1000)}
@@ -424,13 +424,14 @@ async def test_many_alike_routes_make_one_plan(isthmus, far):
     raw.publish("s/1", "x", 0)
     assert await received(there) == [("s/1", 0, False)]
     plan = near.app.broker.exchange.plan(b"s/1")
-    assert len(plan.outlets) == 1
+    assert len(plan.outlets) == 2
+    assert {route.messages for route in near.app.routes.values()} == {1}
     assert len(near.app.broker.exchange) == 2  # the routes, and what looks after retained messages
     before = near.app.tables["local"].decide
     near.app.tables["local"].decide = None  # asked no more
     try:
         near.app.broker.exchange.plans.clear()
-        assert len(near.app.broker.exchange.plan(b"s/1").outlets) == 1
+        assert len(near.app.broker.exchange.plan(b"s/1").outlets) == 2
     finally:
         near.app.tables["local"].decide = before
 

@@ -16,13 +16,12 @@ pattern match `$` topics.
 """
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from isthmus.auth.principal import Principal
 from isthmus.errors import ConfigError, MQTTError
-from isthmus.mqtt.topics import check_filter, covers, matches, split_shared
+from isthmus.mqtt.topics import HASH, PLUS, check_filter, covers, matches, split_shared
 
 READ = 1
 WRITE = 2
@@ -174,14 +173,14 @@ class AccessList:
                     return rule.access != 0
         return False
 
-    def _rules(self, principal: Principal) -> Iterator[Rule]:
-        """Yield the rules in order, patterns with the names put in."""
+    def _rules(self, principal: Principal) -> tuple[Rule, ...]:
+        """The rules in order, patterns with the names put in."""
         username = principal.username
-        yield from self._anonymous if username is None else self._users.get(username, ())
-        if not self._is_void(principal):
-            yield from (
-                filled for rule in self._patterns if (filled := _fill(rule, principal)) is not None
-            )
+        own = self._anonymous if username is None else self._users.get(username, ())
+        if not self._patterns or self._is_void(principal):
+            return own
+        filled = (_fill(rule, principal) for rule in self._patterns)
+        return (*own, *(rule for rule in filled if rule is not None))
 
     def _is_void(self, principal: Principal) -> bool:
         """Whether patterns give nothing to names like these."""
@@ -293,9 +292,9 @@ def make_rule(access: int, topic: bytes) -> Rule:
 
 def _fixed_begin(filter: bytes) -> bytes:  # noqa: A002
     """What every topic begins with that a filter matches."""
-    if b"+" in filter:
-        return filter[: filter.index(b"+")]
-    return filter[:-2] if filter.endswith(b"#") else filter
+    if PLUS in filter:
+        return filter[: filter.index(PLUS)]
+    return filter[:-2] if HASH in filter else filter
 
 
 def _unknown_word(word: bytes) -> str:

@@ -13,12 +13,14 @@ that gives the user name, the method has to succeed as well, and the name is the
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from isthmus.auth.certificate import CertificateSource
 from isthmus.auth.login import ANONYMOUS, DENIED, Login, Verdict
-from isthmus.auth.method import Method
 from isthmus.auth.source import Unsure
 from isthmus.auth.sources import Sources
+
+if TYPE_CHECKING:
+    from isthmus.auth.method import Method
 
 
 def never() -> bool:
@@ -72,6 +74,8 @@ class Authenticator:
 
     def confirm(self, login: Login, verdict: Verdict) -> Verdict:
         """What the verdict of a method is for a client with this certificate."""
+        from isthmus.auth.certificate import CertificateSource  # only who uses it pays for it
+
         for source in self._sources.chain:
             if isinstance(source, CertificateSource) and verdict.allowed:
                 shown = source.at_once(login)

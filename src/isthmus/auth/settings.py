@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from isthmus.auth.token_keys import ALGORITHMS
+from isthmus.auth.algorithms import ALGORITHMS
 from isthmus.config.model import SettingsModel
 from isthmus.config.secrets import Secret
 from isthmus.config.units import Duration

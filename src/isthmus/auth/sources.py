@@ -1,7 +1,6 @@
 """What the settings of `auth` name, read and ready: sources, methods and the access list.
 
-Each kind of source is imported where it is made: HTTP, tokens and SCRAM cost memory that a broker
-with a password file need not pay for.
+Each kind of source is imported where it is made: none costs memory where it is not used.
 """
 
 from __future__ import annotations
@@ -10,23 +9,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from isthmus.auth.acl import AccessList
-from isthmus.auth.certificate import CertificateSource
-from isthmus.auth.method import Method, load_method
-from isthmus.auth.password_source import PasswordSource
-from isthmus.auth.passwords import PasswordFile
-from isthmus.auth.source import Source
-from isthmus.auth.token_keys import TokenKey, load_jwks, load_pem, secret_key
 from isthmus.errors import ConfigError
-from isthmus.net.contexts import client_context
-from isthmus.net.settings import TLSClientSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
+    from isthmus.auth.acl import AccessList
     from isthmus.auth.http_source import HTTPSource
+    from isthmus.auth.method import Method
     from isthmus.auth.settings import AuthSettings, HTTPAuthSettings, JWTSettings
+    from isthmus.auth.source import Source
+    from isthmus.auth.token_keys import TokenKey
     from isthmus.auth.token_source import TokenSource
 
     T = TypeVar("T")
@@ -70,6 +64,8 @@ def load_sources(settings: AuthSettings, *, allow_anonymous: bool, where: str = 
     chain: list[Source | None] = []
     methods: list[Method | None] = []
     if settings.identity != "username":
+        from isthmus.auth.certificate import CertificateSource
+
         chain.append(CertificateSource(settings.identity))
     if settings.jwt is not None:
         jwt = settings.jwt
@@ -80,6 +76,9 @@ def load_sources(settings: AuthSettings, *, allow_anonymous: bool, where: str = 
 
             methods.append(TokenMethod(tokens))
     if settings.password_file is not None:
+        from isthmus.auth.password_source import PasswordSource
+        from isthmus.auth.passwords import PasswordFile
+
         path = settings.password_file
         passwords = tried("", lambda: PasswordFile.load(path))
         if passwords is not None:
@@ -94,9 +93,15 @@ def load_sources(settings: AuthSettings, *, allow_anonymous: bool, where: str = 
         scram = settings.scram
         users = tried("", lambda: ScramFile.load(scram))
         methods.append(ScramMethod(users) if users is not None else None)
-    methods += [tried("methods", partial(load_method, path)) for path in settings.methods]
-    acl = settings.acl_file
-    access = tried("", lambda: AccessList.load(acl)) if acl is not None else None
+    if settings.methods:
+        from isthmus.auth.method import load_method
+
+        methods += [tried("methods", partial(load_method, path)) for path in settings.methods]
+    access: AccessList | None = None
+    if settings.acl_file is not None:
+        from isthmus.auth.acl import AccessList
+
+        access = tried("", partial(AccessList.load, settings.acl_file))
     by_name = {method.name: method for method in methods if method is not None}
     if len(by_name) < len([method for method in methods if method is not None]):
         problems.append(f"{where}.methods: two methods have the same name")
@@ -108,8 +113,11 @@ def load_sources(settings: AuthSettings, *, allow_anonymous: bool, where: str = 
 
 def _tokens(settings: JWTSettings, where: str) -> TokenSource:
     from isthmus.auth.key_url import MAX_SET_BYTES, KeyURL
+    from isthmus.auth.token_keys import load_jwks, load_pem, secret_key
     from isthmus.auth.token_source import TokenRules, TokenSource
     from isthmus.auth.web_service import WebService
+    from isthmus.net.contexts import client_context
+    from isthmus.net.settings import TLSClientSettings
 
     keys: list[TokenKey] = []
     problems: list[str] = []
@@ -164,6 +172,8 @@ def _tokens(settings: JWTSettings, where: str) -> TokenSource:
 def _http(settings: HTTPAuthSettings, where: str) -> HTTPSource:
     from isthmus.auth.http_source import MAX_ANSWER_BYTES, HTTPSource
     from isthmus.auth.web_service import WebService
+    from isthmus.net.contexts import client_context
+    from isthmus.net.settings import TLSClientSettings
 
     service = WebService(
         settings.url,

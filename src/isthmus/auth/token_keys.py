@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from isthmus.auth.algorithms import CURVES, HMAC, RSA
 from isthmus.errors import ConfigError
 
 MIN_RSA_BITS = 2048
@@ -22,14 +23,6 @@ MAX_KEYS = 256
 
 MAX_TRIED = 8
 """Keys that are tried for a token that does not say which one is meant."""
-
-_HMAC = (("HS256", 32), ("HS384", 48), ("HS512", 64))
-"""Algorithm and the bytes that its secret must have (RFC 7518, 3.2)."""
-
-_RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
-_CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
-
-ALGORITHMS = (*(name for name, _ in _HMAC), *_RSA, *_CURVES.values(), "EdDSA")
 
 
 class TokenKey(NamedTuple):
@@ -71,7 +64,7 @@ def secret_key(secret: bytes) -> TokenKey:
     Raises:
         ValueError: it is too short to be one.
     """
-    algorithms = tuple(name for name, size in _HMAC if len(secret) >= size)
+    algorithms = tuple(name for name, size in HMAC if len(secret) >= size)
     if not algorithms:
         raise ValueError(
             f"a secret for tokens needs 32 bytes or more (RFC 7518), not {len(secret)}"
@@ -186,11 +179,11 @@ def _public_key(kid: str | None, public: Any) -> TokenKey:
     if isinstance(public, rsa.RSAPublicKey):
         if public.key_size < MIN_RSA_BITS:
             raise ValueError(f"holds an RSA key of less than {MIN_RSA_BITS} bits")
-        algorithms = _RSA
+        algorithms = RSA
     elif isinstance(public, ec.EllipticCurvePublicKey):
-        if public.curve.name not in _CURVES:
+        if public.curve.name not in CURVES:
             raise ValueError("holds a key on a curve that tokens do not use")
-        algorithms = (_CURVES[public.curve.name],)
+        algorithms = (CURVES[public.curve.name],)
     elif isinstance(public, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
         algorithms = ("EdDSA",)
     else:

@@ -259,4 +259,8 @@ def _text_at(claims: Mapping[str, Any], path: str) -> str:
     found = _at(claims, path)
     if not isinstance(found, str) or not found or any(ord(char) < 0x20 for char in found):
         raise ValueError(f"{path} is missing or no name")
+    try:
+        found.encode()
+    except UnicodeEncodeError:  # a lone surrogate: JSON can say it, MQTT and the store cannot
+        raise ValueError(f"{path} is no text") from None
     return found

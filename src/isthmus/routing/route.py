@@ -10,6 +10,7 @@ from isthmus.delivery.endpoint import LoopGuard
 from isthmus.delivery.outlet import flag_table
 from isthmus.errors import MQTTError, ProtocolViolation
 from isthmus.metrics.drops import Drops
+from isthmus.metrics.traffic import Tally
 from isthmus.mqtt.topics import check_name, matches
 from isthmus.routing.template import Template
 
@@ -53,6 +54,7 @@ class Route:
 
     __slots__ = (
         "_connection",
+        "_joint",
         "_originals",
         "checked_as",
         "drops",
@@ -64,6 +66,7 @@ class Route:
         "personal",
         "source",
         "stop",
+        "tally",
         "target",
     )
 
@@ -91,12 +94,23 @@ class Route:
         self.memory = settings.durability == "memory"
         self.guard = LoopGuard(settings.loop_guard.hops, settings.loop_guard.memory)
         self.drops = Drops(f"route {self.name}", log)
+        self.tally = Tally()
+        self._joint: list[Tally] = []
         connection = None if leg.back else settings.connection
         self._connection = None if connection is None else Template(connection, node)
         self._originals = dict(zip(leg.filters, leg.selection.included, strict=True))
         self.personal = leg.topics.personal or (
             self._connection is not None and self._connection.personal
         )
+
+    @property
+    def messages(self) -> int:
+        """Messages that it took and handed on, alone or as one of several that agreed."""
+        return self.tally.messages + sum(tally.messages for tally in self._joint)
+
+    def joins(self, tally: Tally) -> None:
+        """Messages that `tally` counts are also of this route."""
+        self._joint.append(tally)
 
     @property
     def subscribe_qos(self) -> int:

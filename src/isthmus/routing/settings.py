@@ -7,7 +7,8 @@ from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_
 from isthmus.config.model import SettingsModel
 from isthmus.config.problems import Problem, raise_any
 from isthmus.config.secrets import shown
-from isthmus.config.units import Size
+from isthmus.config.units import Duration, Size
+from isthmus.delivery.queue_limits import DEFAULT_BYTES, WhenFull
 from isthmus.errors import MQTTError
 from isthmus.mqtt.topics import check_filter, split_shared
 from isthmus.routing.template import Template
@@ -26,13 +27,39 @@ KeepOrQoS = Annotated[Literal["keep", 0, 1, 2], BeforeValidator(_digit)]
 
 
 class QueueSettings(SettingsModel):
-    """The queue of one route."""
+    """The queue of one route.
+
+    Routes that lead to one connector share its queue: see `isthmus.routing.shared_queue`.
+    """
 
     max_bytes: Size = Field(
-        default=256 << 20,
+        default=DEFAULT_BYTES,
         ge=1024,
-        description="Bytes of messages that wait for the target. A full queue withholds "
-        "acknowledgements; nothing that was acknowledged is dropped.",
+        description="Bytes of messages that wait for the target, for each of its connections, on "
+        "disk where there is a data folder. Of several routes to one connector the largest value "
+        "counts.",
+    )
+    max_messages: int | None = Field(
+        default=None,
+        ge=1,
+        description="Messages that wait for the target, those on their way included. Not set "
+        "means that only bytes count.",
+        examples=[100000],
+    )
+    max_age: Duration | None = Field(
+        default=None,
+        gt=0,
+        description="Older messages are not sent: a message that was on disk for longer is dropped "
+        "and counted as `too_old`, or a dead letter with `when_full: dead_letter`. Not set means "
+        "that no message is too old.",
+        examples=["2d"],
+    )
+    when_full: WhenFull = Field(
+        default="block",
+        description="What happens to a message for which the queue has no room. Its "
+        "acknowledgement waits (`block`); it is not taken (`reject`): MQTT 5 publishers get 0x97, "
+        "MQTT 3 ones no acknowledgement; the oldest message that is not on its way is dropped for "
+        "it (`drop_oldest`); or it becomes a dead letter and is acknowledged (`dead_letter`).",
     )
 
 
@@ -120,9 +147,9 @@ class RouteSettings(SettingsModel):
     )
     durability: Literal["disk", "memory"] = Field(
         default="disk",
-        description="When a message counts as safe and may be acknowledged: when the target "
-        "acknowledged it (`disk`; this version has no store on disk yet), or when it is in the "
-        "queue (`memory`).",
+        description="When a message counts as safe and may be acknowledged: when the target has "
+        "acknowledged it, or it is on disk in the data folder (`disk`), or when it is in memory "
+        "(`memory`). Without a data folder `disk` waits for the target.",
     )
     connection: str | None = Field(
         default=None,

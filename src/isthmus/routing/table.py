@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from isthmus.delivery.endpoint import Endpoint, LoopGuard, Origin
-from isthmus.delivery.outlet import KEEP, Outlet
+from isthmus.delivery.outlet import KEEP, CountingOutlet, Outlet
 from isthmus.delivery.plan import Plan
+from isthmus.metrics.traffic import Tally
 from isthmus.mqtt.topic_tree import TopicTree
 from isthmus.mqtt.topics import split_shared
 from isthmus.routing.copies import PartOutlet, joined
@@ -28,6 +29,9 @@ REMEMBERED_TOPICS = 32_768
 REMEMBERED_BYTES = 256
 """Longer topics are not kept: they are rare, and would fill memory."""
 
+JOINT_TALLIES = 4096
+"""Sets of routes that are counted as one; messages of others are counted once for each route."""
+
 
 @dataclass(slots=True)
 class Way:
@@ -37,12 +41,27 @@ class Way:
     topic: bytes
     connection: bytes | None
     routes: list[Route] = field(default_factory=list)
+    tallies: tuple[Tally, ...] = ()
 
-    def add_to(self, plan: Plan, origin: Origin, order_key: bytes) -> None:
-        """Add the outlets of the target to `plan`.
+    def add_to(self, plan: Plan, origin: Origin, order_key: bytes) -> bool:
+        """Add the outlets of the target to `plan`, and what counts its messages.
 
-        A message is safe in memory only if all routes say so.
+        A message is safe in memory only if all routes say so. Returns whether messages go on
+        there: not in a circle, and not back to where they came from.
         """
+        place = (self.target.name, self.topic)
+        visited = plan.visited or set()
+        before, new = len(plan.retaining), place not in visited
+        self._add_outlets(plan, origin, order_key)
+        final = self.target.final
+        followed = len(plan.retaining) > before if final else new and place in visited
+        if followed:
+            key = self.target if final else None
+            for tally in self.tallies:
+                plan.add(CountingOutlet(tally, echo_key=key))
+        return followed
+
+    def _add_outlets(self, plan: Plan, origin: Origin, order_key: bytes) -> None:
         first, second = joined(route.flags for route in self.routes)
         memory = all(route.memory for route in self.routes)
         if second is None:
@@ -111,6 +130,7 @@ class RouteTable:
         self._started = False
         # By topic: outlets that stay what they are, and ways that are asked again for each plan.
         self._known: dict[bytes, list[Outlet | Way]] = {}
+        self._joint: dict[tuple[Route, ...], Tally] = {}
         # Messages of a connector must not go back to it, whatever lies between.
         self._origin = Origin(source)
         self._take(routes)
@@ -207,20 +227,30 @@ class RouteTable:
                 plan.add(step)
                 steps.append(step)
                 continue
-            visited = plan.visited or set()
-            place = (step.target.name, step.topic)
             before = len(plan.retaining)
-            new = place not in visited
-            step.add_to(plan, self._origin, topic)
+            step.tallies = self._tallies(step.routes)
+            followed = step.add_to(plan, self._origin, topic)
             if step.target.final:
                 steps += plan.retaining[before:]
-                followed = len(plan.retaining) > before
             else:
                 steps.append(step)
-                followed = new and place in visited
             if hop is not None:
                 hop.ways.append((step, followed))
         return steps
+
+    def _tallies(self, routes: list[Route]) -> tuple[Tally, ...]:
+        """What counts messages that these routes send as one: one count for all, if possible."""
+        if len(routes) == 1:
+            return (routes[0].tally,)
+        key = tuple(routes)
+        tally = self._joint.get(key)
+        if tally is None:
+            if len(self._joint) >= JOINT_TALLIES:
+                return tuple(route.tally for route in routes)
+            tally = self._joint[key] = Tally()
+            for route in routes:
+                route.joins(tally)
+        return (tally,)
 
     def _matching(self, topic: bytes) -> list[tuple[Route, bytes]]:
         """The routes that `topic` matches, the first one first, each with its first such filter."""
@@ -235,6 +265,9 @@ class RouteTable:
         # Sorting keeps the order of those with equal priority.
         self.routes = sorted(routes, key=lambda route: -route.leg.settings.priority)
         self._rank = {route: rank for rank, route in enumerate(self.routes)}
+        self._joint = {
+            key: tally for key, tally in self._joint.items() if self._rank.keys() >= set(key)
+        }
         self._tree = TopicTree()
         for route in self.routes:
             for place, filter_ in reversed(list(enumerate(route.leg.filters))):
