@@ -142,12 +142,3 @@ async def test_response_information_names_the_client(isthmus) -> None:
     near = await isthmus({"broker": {"response_information": "replies/${clientid}/"}})
     told = (await near.client("x", request_response=1)).hello.properties
     assert told["response_information"] == "replies/x/"
-
-
-async def test_a_broker_that_stops_names_another(isthmus) -> None:
-    near = await isthmus({"broker": {"server_reference": "b.example.com:1883"}})
-    raw = await near.client("x")
-    await near.app.stop()
-    goodbye = await raw.expect(DISCONNECT)
-    assert goodbye.code == 0x9C
-    assert goodbye.properties["server_reference"] == "b.example.com:1883"

@@ -11,6 +11,8 @@ import pytest
 from isthmus.auth.passwords import create_entry
 from raw import CONNACK, DISCONNECT, Raw, connect_packet, packet, publish_packet, until
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture):
@@ -111,7 +113,7 @@ async def test_wrong_logins_are_a_line_per_address_and_counted(isthmus, tmp_path
         raw.send(connect_packet("x", username="anna", password="no"))
         await raw.closed()
         if _ == 0:
-            first = f"client 127.0.0.1:{port} closed: user name or password is wrong"
+            first = f"client 127.0.0.1:{port} closed: user name or password is wrong (0x86)"
     assert near.app.broker.refusals == {0x86: 20}
     (line,) = [line for line in log() if "closed" in line]
     assert line.startswith(first)
@@ -170,3 +172,29 @@ async def test_a_client_that_spoke_mqtt_gets_no_hint(isthmus, log):
     raw.send(b"\x16\x03\x01\x02")
     await raw.expect(DISCONNECT)
     assert not any("looks like" in line for line in log())
+
+
+@pytest.mark.parametrize("topic", ["yes", "no"])
+async def test_acknowledgements_that_nobody_reads_stay_within_their_limit(isthmus, tmp_path, topic):
+    """Those of messages that were refused too, although they say why."""
+    (tmp_path / "acl").write_text("topic readwrite yes\n")
+    limit = 64 << 10
+    near = await isthmus(
+        {
+            "auth": {"acl_file": str(tmp_path / "acl")},
+            "broker": {"limits": {"unsent_bytes": limit}},
+        }
+    )
+    raw = await near.client("flood")
+    raw.writer.transport.pause_reading()
+    link = near.app.broker.sessions["flood"].client.link
+    messages = publish_packet(topic, "", 1, 1) * 8000
+    peak = 0
+    async with asyncio.timeout(30):
+        while not link.paused:
+            if raw.writer.transport.get_write_buffer_size() < len(messages):
+                raw.writer.write(messages)
+            await asyncio.sleep(0)
+            peak = max(peak, sum(map(len, link.out)))
+    # One read is answered whole before the limit is looked at.
+    assert limit / 64 < peak < 5 * limit

@@ -20,6 +20,7 @@ def limited(**limits: object) -> dict[str, object]:
 # -- subscriptions -------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 async def test_hostile_filters_cannot_make_one_message_walk_for_ever(isthmus):
     """Every combination of `+` and `a` is a shape of its own: 2**20 of them match one topic."""
     near = await isthmus()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 
@@ -391,6 +392,7 @@ async def test_mqtt_3_14_4_3_disconnect_with_will(isthmus):
     assert (await listening.message()).payload == b"on purpose"
 
 
+@pytest.mark.alone
 async def test_mqtt_3_1_3_9_a_will_waits_for_its_delay(isthmus):
     near = await isthmus()
     listening = await near.client("listening")
@@ -439,6 +441,7 @@ async def test_mqtt_3_1_2_8_the_end_of_the_session_releases_a_delayed_will(isthm
 # -- keep alive ----------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 @pytest.mark.both_loops
 @pytest.mark.parametrize("version", [4, 5])
 async def test_mqtt_3_1_2_22_one_and_a_half_keep_alive_times(isthmus, version):
@@ -572,6 +575,40 @@ async def test_a_reader_that_stops_loses_qos_0_and_nobody_else_waits(isthmus):
     stuck.reader._transport.resume_reading()
 
 
+async def test_a_reader_that_stops_loses_messages_and_never_an_answer(isthmus):
+    """Limits of what waits are for messages alone; SUBACK, UNSUBACK and PINGRESP come."""
+    near = await isthmus(
+        {
+            "broker": {
+                "limits": {"unsent_bytes": "64KiB", "queued_messages": 5},
+                "max_packet_size": "1MiB",
+            }
+        }
+    )
+    stuck = await near.client("stuck")
+    await stuck.subscribe("zero")
+    await stuck.subscribe("one", qos=1)
+    stuck.reader._transport.pause_reading()
+    publisher = await near.client("publisher")
+    for _ in range(300):
+        publisher.publish("zero", b"x" * 60_000)
+        publisher.publish("one", b"x" * 6_000, 1)
+    drops = near.app.broker.drops.counts
+    await until(lambda: "slow_consumer" in drops and "queue_full" in drops)
+    body = b"\0\x21\0"
+    stuck.send(packet(0x82, body + text("more") + b"\0"))
+    stuck.send(packet(0xA2, b"\0\x22\0" + text("one")), packet(0xC0))
+    stuck.reader._transport.resume_reading()
+    answers = []
+    while len(answers) < 3:
+        found = await stuck.packet()
+        if found.kind == PUBLISH and found.qos:
+            stuck.send(ack_packet(PUBACK, found.packet_id))
+        elif found.kind != PUBLISH:
+            answers.append((found.kind, found.packet_id))
+    assert answers == [(SUBACK, 0x21), (UNSUBACK, 0x22), (PINGRESP, 0)]
+
+
 async def test_a_client_that_reads_no_answers_is_not_read_until_it_does(isthmus):
     """PUBACKs that nobody reads must not pile up: receive maximum does not count them."""
     near = await isthmus({"broker": {"limits": {"unsent_bytes": "64KiB"}}})
@@ -580,6 +617,9 @@ async def test_a_client_that_reads_no_answers_is_not_read_until_it_does(isthmus)
     stuck.reader._transport.pause_reading()
     batch = b"".join(publish_packet("t", "", 1, packet_id=n, version=4) for n in range(1, 1001))
     link = near.app.broker.sessions["stuck"].lane.link
+    # What the system holds for both sides comes on top, which is megabytes unless it is told.
+    link.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+    stuck.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
     sent = 0
     while not link.paused:
         stuck.send(batch)

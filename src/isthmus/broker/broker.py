@@ -9,22 +9,24 @@ from typing import TYPE_CHECKING, Any
 from isthmus import clock
 from isthmus.broker.client import Client
 from isthmus.broker.entrance import Entrance
+from isthmus.broker.limits_met import LimitsMet
 from isthmus.broker.retained import RetainedMessages, RetainOutlet
 from isthmus.broker.session import NEVER, Session, Subscription
-from isthmus.broker.share_group import ShareGroup
 from isthmus.delivery.endpoint import HOPS, LoopGuard, Origin, Subscriber
 from isthmus.delivery.exchange import Exchange
 from isthmus.delivery.hops import Hops
 from isthmus.delivery.lane import Lane
 from isthmus.delivery.message import Message
 from isthmus.delivery.outlet import KEEP
-from isthmus.errors import MQTTError, ProtocolViolation
+from isthmus.errors import ProtocolViolation
+from isthmus.log import CLIENT_FAULTS
 from isthmus.metrics.drops import Drops
 from isthmus.metrics.log_limit import LogLimit
 from isthmus.metrics.traffic import Traffic
 from isthmus.mqtt.properties import Properties, PropertyId
 from isthmus.mqtt.reasons import ReasonCode
 from isthmus.mqtt.topics import split_shared
+from isthmus.net.gate import RATE, Gate
 from isthmus.net.peer import peer_network, peer_text
 
 if TYPE_CHECKING:
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
     from isthmus.auth.access import Access
     from isthmus.auth.principal import Principal
     from isthmus.auth.rights import Rights
+    from isthmus.broker.kept_sessions import KeptSessions
     from isthmus.broker.settings import BrokerSettings
+    from isthmus.broker.share_group import ShareGroup
     from isthmus.delivery.plan import Plan
     from isthmus.delivery.receipt import Receipt
     from isthmus.mqtt.packets import Connect
@@ -64,8 +68,9 @@ class LocalExchange(Exchange):
 class Broker:
     """Sessions, subscriptions and retained messages of the clients nearby.
 
-    `accept` is given to listeners. `refusals` counts connections closed by us, by reason code;
-    `ends` logs them.
+    `accept` and `gate` are given to listeners. `refusals` counts connections closed by us, by
+    reason code; `ends` logs them. `limits_met` counts what was refused because of a limit. `kept`
+    has the sessions on disk, None where they are in memory only.
     """
 
     final = False
@@ -84,7 +89,10 @@ class Broker:
         self.hops = Hops()
         self.traffic = Traffic()
         self.drops = Drops("broker", log)
-        self.ends = LogLimit(log, reactor.wheel.at)
+        self.ends = LogLimit(logging.getLogger(CLIENT_FAULTS), reactor.wheel.at)
+        self.limits_met = LimitsMet(self.ends)
+        self.gate = Gate(self._refused, self._failed)
+        self._set_gate()
         self.retained = RetainedMessages(
             settings.limits.retained_messages,
             settings.limits.retained_bytes,
@@ -93,6 +101,7 @@ class Broker:
         )
         self.exchange = LocalExchange(self.retained)
         self.sessions: dict[str, Session] = {}
+        self.kept: KeptSessions | None = None
         self.shares: dict[bytes, ShareGroup] = {}
         self.unnamed: set[Client] = set()
         self.connected = 0
@@ -136,7 +145,7 @@ class Broker:
         """Add what publishing to `topic` here takes; see `Endpoint.route`.
 
         `order_key`, `memory`, `connection` and `guard` do not matter: each session has one lane,
-        which is memory, and is a bridge or not.
+        which is on disk or not, and is a bridge or not.
         """
         del order_key, memory, connection, guard
         self.exchange.extend(plan, topic, origin=origin, flags=flags)
@@ -162,17 +171,40 @@ class Broker:
         full = self.connected + len(self.unnamed) >= self.settings.limits.connections
         if full or entrance.crowded:
             reason = "too many connections"
-            key = "broker.limits.connections" if full else f"max_connections of {entrance.name}"
-            self.count_refusal(ProtocolViolation(reason, ReasonCode.QUOTA_EXCEEDED))
-            self.ends.line(
-                reason,
-                peer_network(link.peername),
-                f"client {peer_text(link.peername)} refused: {reason}; see {key}",
-            )
+            if full:
+                self._refused("connections", link.peername)
+            else:
+                self.count_refusal(ReasonCode.QUOTA_EXCEEDED)
+                self.ends.line(
+                    reason,
+                    peer_network(link.peername),
+                    f"client {peer_text(link.peername)} refused: {reason}; "
+                    f"see max_connections of {entrance.name}",
+                )
+            self.gate.leave(link.peername)
             link.abort(reason)
             return
         entrance.open += 1
         self.unnamed.add(Client(self, link, entrance))
+
+    def _refused(self, limit: str, peername: Any) -> None:
+        """A connection was closed before it could say anything, because of a limit."""
+        code = ReasonCode.CONNECTION_RATE_EXCEEDED if limit == RATE else ReasonCode.QUOTA_EXCEEDED
+        self.count_refusal(code)
+        text = f"client {peer_text(peername)} refused: too many connections"
+        self.limits_met.say(limit, peer_network(peername), text)
+
+    def _failed(self, stage: str, peername: Any, text: str) -> None:
+        self.ends.line(f"no connection: {stage}", peer_network(peername), text)
+
+    def _set_gate(self) -> None:
+        limits = self.settings.limits
+        self.gate.change(
+            per_address=limits.connections_per_address,
+            rate=limits.connect_rate,
+            in_all=limits.connect_rate_in_all,
+            now=clock.monotonic(),
+        )
 
     def new_client_id(self) -> str:
         """A client id for a client that sent none."""
@@ -215,16 +247,10 @@ class Broker:
         present = session is not None
         if session is None:
             if len(self.sessions) >= self.settings.limits.sessions:
-                raise ProtocolViolation("too many sessions", ReasonCode.QUOTA_EXCEEDED)
-            session = Session(
-                principal,
-                self._lane(),
-                client.access.rights,
-                self.hops,
-                upgrade=self.settings.upgrade_outgoing_qos,
-                mount=entrance.mount,
-            )
-            self.sessions[principal.client_id] = session
+                raise ProtocolViolation(
+                    "too many sessions", ReasonCode.QUOTA_EXCEEDED, limit="sessions"
+                )
+            session = self.new_session(principal, client.access.rights, entrance.mount)
         else:
             self.renew_principal(session, principal, client.access.rights)
         if session.expires is not None:
@@ -236,12 +262,26 @@ class Broker:
             session.will = session.will_timer = None
         session.expiry_s = self.allowed_expiry(_asked_expiry(packet))
         session.client = client
+        if self.kept is not None:
+            self.kept.opened(session)
         self.unnamed.discard(client)
         self.connected += 1
         entrance.connected += 1
         self.connects += 1
         self.most_connected = max(self.most_connected, self.connected)
         return session, present
+
+    def new_session(self, principal: Principal, rights: Rights, mount: bytes) -> Session:
+        """Make the session of a client id that has none."""
+        session = self.sessions[principal.client_id] = Session(
+            principal,
+            self.new_lane(),
+            rights,
+            self.hops,
+            upgrade=self.settings.upgrade_outgoing_qos,
+            mount=mount,
+        )
+        return session
 
     def client_left(self, client: Client) -> None:
         """The connection of `client` has ended: keep or end its session, publish its will."""
@@ -259,10 +299,17 @@ class Broker:
             self._leave_will(session, client.will, min(client.will_delay_s, session.expiry_s))
         if not session.expiry_s:
             self.end_session(session)
-        elif session.expiry_s != NEVER:
-            session.expires = self.reactor.wheel.at(
-                clock.monotonic() + session.expiry_s, lambda: self._expire(session)
-            )
+        else:
+            if session.expiry_s != NEVER:
+                self.expire_in(session, session.expiry_s)
+            if self.kept is not None:
+                self.kept.changed(session)
+
+    def expire_in(self, session: Session, left_s: float) -> None:
+        """End a session without a client after `left_s` seconds, unless it comes back."""
+        session.expires = self.reactor.wheel.at(
+            clock.monotonic() + left_s, lambda: self._expire(session)
+        )
 
     def _expire(self, session: Session) -> None:
         self.expired += 1
@@ -273,6 +320,8 @@ class Broker:
         if session.expires is not None:
             session.expires.cancel()
             session.expires = None
+        if self.kept is not None:
+            self.kept.ended(session)
         for filter_ in session.subscriptions:
             self.forget_subscription(filter_, session)
         session.subscriptions = {}
@@ -288,9 +337,22 @@ class Broker:
         """Make `session` a member of the shared subscription `$share/{group}/{filter}`."""
         group = self.shares.get(filter_)
         if group is None:
+            from isthmus.broker.share_group import ShareGroup  # only who uses it pays for it
+
             group = self.shares[filter_] = ShareGroup(self.settings.limits, self.drops)
             self.exchange.subscribe(split_shared(filter_)[1], group, None)
+        if self.kept is not None and session.kept:
+            self.kept.keep_share(filter_, group)
         group.join(session, subscription)
+
+    def share_limit_met(self, filter_: bytes) -> str:
+        """The name of the limit that one more member of a shared subscription breaks, or ""."""
+        limits, group = self.settings.limits, self.shares.get(filter_)
+        if group is None:
+            most, count, name = limits.share_groups, len(self.shares), "share_groups"
+        else:
+            most, count, name = limits.share_members, len(group), "share_members"
+        return name if most is not None and count >= most else ""
 
     def forget_subscription(self, filter_: bytes, session: Session) -> None:
         """Undo a subscription of `session`, shared or not."""
@@ -310,6 +372,9 @@ class Broker:
         limits, retained = settings.limits, self.retained
         retained.maximum, retained.max_bytes = limits.retained_messages, limits.retained_bytes
         retained.longest_s = settings.retain_expiry
+        self._set_gate()
+        for client in self.unnamed:
+            client.keep_to(limits)
         for group in self.shares.values():
             group.limits = limits
         for session in self.sessions.values():
@@ -319,6 +384,8 @@ class Broker:
             lane.max_queued_bytes = limits.queued_bytes
             lane.max_unsent_bytes = limits.unsent_bytes
             lane.keeps_qos0 = settings.queue_qos0
+            if session.client is not None:
+                session.client.keep_to(limits)
 
     def clients_of(self, entrance: Entrance) -> list[Client]:
         """The connections that came in by `entrance`, with a session or without."""
@@ -345,6 +412,8 @@ class Broker:
         changed = session.principal.grants != principal.grants or session.rights is not rights
         session.principal, session.rights = principal, rights
         if changed:
+            if self.kept is not None:
+                self.kept.changed(session)
             session.withdraw_unreadable()
             self.forget_rights()
 
@@ -355,10 +424,12 @@ class Broker:
                 session.client.forget_plans()
         self.forget_plans()
 
-    def count_refusal(self, error: MQTTError) -> None:
-        """Count a connection that we close because of `error`."""
-        code = int(error.reason)
+    def count_refusal(self, reason: int, limit: str = "") -> None:
+        """Count a connection that we close, by its reason code, and by the limit if it was one."""
+        code = int(reason)
         self.refusals[code] = self.refusals.get(code, 0) + 1
+        if limit:
+            self.limits_met.count(limit)
 
     def pause(self) -> None:
         """Read nothing more from clients, so that what is on its way can settle."""
@@ -379,11 +450,15 @@ class Broker:
     def _leave_will(self, session: Session, will: Message, delay_s: int) -> None:
         session.will = will
         if delay_s > 0:
-            session.will_timer = self.reactor.wheel.at(
-                clock.monotonic() + delay_s, lambda: self._release_will(session)
-            )
+            self.release_will_in(session, delay_s)
         else:
             self._release_will(session)
+
+    def release_will_in(self, session: Session, delay_s: float) -> None:
+        """Publish the will of a session after `delay_s` seconds, unless its client comes back."""
+        session.will_timer = self.reactor.wheel.at(
+            clock.monotonic() + delay_s, lambda: self._release_will(session)
+        )
 
     def _release_will(self, session: Session) -> None:
         """Publish the will of a session now, if it has one that waits."""
@@ -398,8 +473,11 @@ class Broker:
             self.drops.add("denied", will.topic)
         else:
             self.publish(will)
+        if self.kept is not None and self.sessions.get(session.principal.client_id) is session:
+            self.kept.changed(session)
 
-    def _lane(self) -> Lane:
+    def new_lane(self) -> Lane:
+        """The way to a client, as the settings are now."""
         settings = self.settings
         return Lane(
             self.drops,

@@ -1,10 +1,15 @@
-"""A client's network connection at the broker: CONNECT to close."""
+"""A client's network connection at the broker: CONNECT to close.
+
+Over 600 lines, as there is one state from accept to close, and each way out has to see to all of
+it.
+"""
 
 from __future__ import annotations
 
 import logging
 import socket
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from isthmus import clock
@@ -13,16 +18,19 @@ from isthmus.auth.principal import Principal
 from isthmus.auth.rights import Writer
 from isthmus.broker.admission import Admission
 from isthmus.broker.client_id import choose_client_id
+from isthmus.broker.entrance import VERSION_NAMES
+from isthmus.broker.pace import Pace
 from isthmus.broker.refused_outlet import RefusedOutlet
+from isthmus.broker.settings import MAX_PACKET_SIZE_BYTES
 from isthmus.broker.strangers import hint
 from isthmus.broker.subscriptions import subscribe, unsubscribe
 from isthmus.delivery.endpoint import Origin
 from isthmus.delivery.message import Message
 from isthmus.delivery.plan import Plan
 from isthmus.delivery.source import Source
-from isthmus.errors import MQTTError, ProtocolViolation
+from isthmus.errors import LocalProtocolError, MQTTError, ProtocolViolation
+from isthmus.log import CLIENTS
 from isthmus.mqtt.connection import PINGRESP, Connection, State
-from isthmus.mqtt.encoder import encode
 from isthmus.mqtt.packet_type import Role
 from isthmus.mqtt.packets import (
     Auth,
@@ -43,20 +51,26 @@ from isthmus.mqtt.reasons import ReasonCode, describe
 from isthmus.net.peer import peer_network, peer_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from isthmus.auth.access import Access
     from isthmus.broker.broker import Broker
     from isthmus.broker.entrance import Entrance
     from isthmus.broker.session import Session
+    from isthmus.broker.settings import LimitSettings
     from isthmus.delivery.receipt import Receipt
     from isthmus.mqtt.codec import Event
     from isthmus.net.link import Link
     from isthmus.net.timers import Timer
 
-log = logging.getLogger("isthmus.broker")
+log = logging.getLogger(CLIENTS)
 
 
 LONGEST_EXPIRY_WATCH_S = 3600.0
 """How long the clock is trusted when it says that a login has not ended."""
+
+MOST_UNSAID = 100
+"""Answers that wait for the disk before nothing more is done for a client."""
 
 DEAF_CHECK_S = 0.2
 """How often a client that does not read is looked at again."""
@@ -77,7 +91,10 @@ class Client(Source):
         "_deaf",
         "_expiry",
         "_first_bytes",
+        "_pace",
         "_timer",
+        "_unsaid",
+        "_welcomed",
         "bridge",
         "entrance",
         "session",
@@ -93,6 +110,7 @@ class Client(Source):
             max_packet_size=settings.max_packet_size,
             max_login_size=settings.limits.login_bytes,
             topic_alias_maximum=settings.topic_alias_maximum,
+            topic_aliases_out=settings.topic_aliases_out,
             max_qos=entrance.max_qos,
             retain=settings.retain_available,
             max_payload=settings.max_payload,
@@ -103,6 +121,8 @@ class Client(Source):
         self.hops = broker.hops
         self.traffic = broker.traffic
         self._deaf = False
+        self._unsaid = 0
+        self._welcomed = True
         self.max_unsent = settings.limits.unsent_bytes
         self._broker = broker
         self.session: Session | None = None
@@ -117,6 +137,7 @@ class Client(Source):
             clock.monotonic() + settings.limits.connect_timeout, self._connect_timeout
         )
         self._first_bytes = b""
+        self._pace: Pace | None = None
         link.keep(settings.limits.login_bytes)
         link.on_data = self._receive_first
         link.on_close = self.link_closed
@@ -138,8 +159,77 @@ class Client(Source):
     def _receive_first(self, data: bytes) -> None:
         """Take the first read: kept in part, to tell what it was if it was not MQTT."""
         self._first_bytes = data[:4]
-        self.link.on_data = self.receive
-        self.receive(data)
+        self.keep_to(self._broker.settings.limits)
+        self.link.on_data(data)
+
+    def keep_to(self, limits: LimitSettings) -> None:
+        """Take other limits; those of its session are asked for anew each time."""
+        self.max_unsent = limits.unsent_bytes
+        self.connection.limit_filters(limits.filters_per_packet or MAX_PACKET_SIZE_BYTES)
+        rate = limits.packet_rate
+        if rate != (self._pace.rate if self._pace is not None else None):
+            self._pace = None if rate is None else Pace(rate, clock.monotonic())
+            self.go_on()
+        if self._first_bytes:
+            # Who has no limit pays nothing for it.
+            self.link.on_data = self.receive if rate is None else self._receive_paced
+
+    def _receive_paced(self, data: bytes) -> None:
+        """Take the bytes of one read, and read no more before it is time to; see `Pace`."""
+        now = self.link.reactor.now
+        events = self.connection.receive(data, now)
+        pace = self._pace
+        if pace is not None and pace.took(events, now, self.connection.keep_alive):
+            self._broker.limits_met.say(
+                "packet_rate",
+                self.origin.client_id or peer_network(self.link.peername),
+                f"client {self.name} sends too fast, and is slowed down",
+            )
+            self.paused = True
+            self.link.pause()
+            if self._pause_timer is not None:
+                self._pause_timer.cancel()
+            self._pause_timer = self.link.reactor.wheel.at(pace.until, self.go_on)
+        self.take(events)
+
+    def go_on(self) -> None:
+        """Read again after a pause, unless there is another reason not to."""
+        pace = self._pace
+        if pace is not None and clock.monotonic() < pace.until and not self.closed:
+            return
+        super().go_on()
+        if (self._deaf or self._held is not None) and not self.closed:
+            self.link.pause()
+
+    def hold(self) -> None:
+        """Stop after the event that is being handled, and read no more, until `unhold`."""
+        if self._held is None:
+            super().hold()
+
+    def unhold(self) -> None:
+        """Go on with what was held, unless there is another reason to wait."""
+        if self._welcomed and self._unsaid < MOST_UNSAID:
+            super().unhold()
+
+    def when_kept(self, answer: Callable[[], None], *, changed: bool) -> None:
+        """Give an answer when the session is on disk as it is now.
+
+        `changed` says that something of it is not there yet. Answers are given in order.
+        """
+        kept = self._broker.kept
+        if kept is None or not (changed or self._unsaid):
+            answer()
+            return
+        self._unsaid += 1
+        if self._unsaid >= MOST_UNSAID:
+            self.hold()
+        kept.table.then(partial(self._answer_late, answer), lambda: not self.closed)
+
+    def _answer_late(self, answer: Callable[[], None]) -> None:
+        self._unsaid -= 1
+        if not self.closed:
+            answer()
+            self.unhold()
 
     def handle(self, event: Event) -> None:
         """Answer everything that is neither a message nor a plain PUBACK."""
@@ -204,7 +294,8 @@ class Client(Source):
             reactor.wheel.at(clock.monotonic() + DEAF_CHECK_S, self._listen_again)
         else:
             self._deaf = False
-            self.link.resume()
+            if not self.paused:
+                self.link.resume()
 
     def close_reason(self, reason: str) -> None:
         """Close at once; what waits for this client is given up."""
@@ -340,6 +431,7 @@ class Client(Source):
         self.session = session
         self.lane = session.lane
         self.received_qos2 = session.received_qos2
+        self.ids = session.received
         self.origin = Origin(
             session,
             client_id,
@@ -347,6 +439,33 @@ class Client(Source):
             self._writer(principal),
             way=(session.mount, username, client_id),
         )
+        kept = broker.kept
+        if kept is not None and kept.table.pending(client_id):
+            # What it relies on from now on has to be on disk, what it gave up must be gone.
+            self._welcomed = False
+            self.hold()
+            kept.table.then(
+                partial(self._welcome_late, present, properties), lambda: not self.closed
+            )
+        else:
+            self._welcome(present, properties)
+
+    def _welcome_late(self, present: bool, properties: Properties) -> None:
+        """The session is on disk."""
+        if self.closed:
+            return
+        self._welcomed = True
+        try:
+            self._welcome(present, properties)
+        except MQTTError as error:
+            self.fail(error)
+        else:
+            self.unhold()
+
+    def _welcome(self, present: bool, properties: Properties) -> None:
+        """Send CONNACK, then what waits."""
+        session = self.session
+        assert session is not None
         self.respond(Connack(present, 0, properties))
         peer = self.connection.peer
         session.lane.attach(
@@ -355,11 +474,20 @@ class Client(Source):
             session_present=present,
             receive_maximum=peer.receive_maximum,
             max_packet=peer.maximum_packet_size,
+            aliases=self.connection.aliases,
         )
         if session.retained_delivery is not None:
             session.retained_delivery.resume()
         self._watch_keep_alive()
-        log.debug("client %s connected", self.name)
+        if log.isEnabledFor(logging.INFO):
+            log.info(
+                "client %s connected from %s (MQTT %s, keep alive %d s%s)",
+                self.name,
+                peer_text(self.link.peername),
+                VERSION_NAMES[self.connection.version or 4],
+                self.connection.keep_alive,
+                f", user {self.origin.username!r}" if self.origin.username else "",
+            )
 
     def _limit_keep_alive(self, packet: Connect, properties: Properties) -> None:
         """Keep to `broker.max_keepalive`, which MQTT 5 clients are told (MQTT-3.1.2-21)."""
@@ -398,7 +526,9 @@ class Client(Source):
         largest = self._broker.settings.limits.will_bytes
         if len(topic) + len(will.payload) + len(block) > largest:
             raise ProtocolViolation(
-                f"the will is larger than {largest} bytes", ReasonCode.QUOTA_EXCEEDED
+                f"the will is larger than {largest} bytes",
+                ReasonCode.QUOTA_EXCEEDED,
+                limit="will_bytes",
             )
         writer = self._writer(principal)
         self.will = Message(topic, will.payload, will.qos, will.retain, block, writer=writer)
@@ -421,6 +551,8 @@ class Client(Source):
 
     def _check_keep_alive(self) -> None:
         self.go_on()  # a paused client could not show that it lives
+        if self.paused:
+            self.connection.received_at = clock.monotonic()
         error = self.connection.tick(clock.monotonic())
         if error is not None:
             self.fail(error)
@@ -429,9 +561,13 @@ class Client(Source):
 
     def _connect_timeout(self) -> None:
         self._timer = None
-        waits = self._admission is not None
-        reason = "the login took too long" if waits else "no CONNECT in time"
-        self._broker.count_refusal(ProtocolViolation(reason, ReasonCode.KEEP_ALIVE_TIMEOUT))
+        if self.session is not None:
+            reason = "the session could not be written to disk in time"
+        elif self._admission is not None:
+            reason = "the login took too long"
+        else:
+            reason = "no CONNECT in time"
+        self._broker.count_refusal(ReasonCode.KEEP_ALIVE_TIMEOUT, "connect_timeout")
         self._log_end(reason, reason)
         self.link.abort(reason)
 
@@ -448,16 +584,25 @@ class Client(Source):
                 self.fail(ProtocolViolation("the session expiry interval was 0", 0x82))
                 return
             session.expiry_s = self._broker.allowed_expiry(expiry)
+        log.info("client %s disconnected", self.name)
         if packet.code != ReasonCode.DISCONNECT_WITH_WILL:
             self.will = None  # MQTT-3.14.4-3
-        self.leave("client disconnected")
+        kept = self._broker.kept
+        if kept is not None and self._unsaid:
+            self.hold()
+            kept.table.then(partial(self.leave, "client disconnected"), lambda: not self.closed)
+        else:
+            self.leave("client disconnected")
 
     def fail(self, error: MQTTError) -> None:
         """Answer `error` as the version allows, and close."""
         if self.closed:
             return
-        self._broker.count_refusal(error)
-        self._log_end(str(error), describe(error.reason).rstrip("."))
+        self._broker.count_refusal(error.reason, error.limit)
+        text = str(error)
+        if error.limit:
+            text += f"; see broker.limits.{error.limit}"
+        self._log_end(text, describe(error.reason).rstrip("."))
         if not self.link.out:
             self.link.touch()
         self.connection.answer(error)
@@ -467,8 +612,9 @@ class Client(Source):
         """Log why we close; `cause` stands for all lines like it."""
         named = self.session is not None
         text = f"client {self.name} closed: {reason}"
-        if cause != reason:
-            text += f" ({cause})"
+        # Of a reason that is just what its code means, the code is left.
+        if more := cause.replace(reason, "").strip():
+            text += f" ({more})"
         if self.connection.state is State.NEW and (remark := hint(self._first_bytes)):
             text += f"; {remark}"
         self._broker.ends.line(
@@ -485,14 +631,17 @@ class Client(Source):
         if reference is None or not self.v5 or self.connection.state is not State.CONNECTED:
             self.close(ReasonCode.SERVER_SHUTTING_DOWN, text)
             return
-        if not self.link.out:
-            self.link.touch()
         properties: Properties = {PropertyId.SERVER_REFERENCE: reference}
-        self.connection.send(Disconnect(ReasonCode.USE_ANOTHER_SERVER, properties))
-        self.leave(text)
+        try:
+            self.respond(Disconnect(ReasonCode.USE_ANOTHER_SERVER, properties))
+        except LocalProtocolError:  # larger than the packets that this client takes
+            self.close(ReasonCode.SERVER_SHUTTING_DOWN, text)
+        else:
+            self.leave(text)
 
     def drain(self) -> None:
         """Read nothing more, and do not hold the silence against the client."""
+        self._pace = None
         self.go_on()
         if self._timer is not None:
             self._timer.cancel()
@@ -508,7 +657,8 @@ class Client(Source):
     def link_closed(self, reason: str) -> None:
         """The network connection is gone."""
         if not self.closed:
-            log.debug("client %s lost: %s", self.name, reason)
+            if self.session is not None:
+                log.info("client %s lost: %s", self.name, reason)
             self._end()
 
     def _end(self) -> None:
@@ -518,6 +668,7 @@ class Client(Source):
                 pending.cancel()
         self._timer = self._expiry = None
         self.entrance.open -= 1
+        self._broker.gate.leave(self.link.peername)
         if self._admission is not None:
             self._admission.end()
             self._admission = None
@@ -527,13 +678,13 @@ class Client(Source):
         else:
             self._broker.unnamed.discard(self)
 
-    def respond(self, packet: Auth | Connack | Pingresp | Suback | Unsuback) -> None:
+    def respond(self, packet: Auth | Connack | Disconnect | Pingresp | Suback | Unsuback) -> None:
         """Send a packet that is not a PUBLISH."""
         if not self.link.out:
             self.link.touch()
         connection = self.connection
         if connection.state is State.CLOSED:
             # The client's DISCONNECT came in the same read as what is answered here.
-            self.link.out.append(encode(packet, connection.version or 4))
+            self.link.out.append(connection.fitting(packet, connection.version or 4))
         else:
             connection.send(packet)

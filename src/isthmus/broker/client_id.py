@@ -40,7 +40,10 @@ def choose_client_id(broker: Broker, packet: Connect) -> tuple[str, Properties]:
         raise _refused("the client id has none of the prefixes of broker.client_id_prefixes")
     longest = settings.limits.client_id_bytes
     if len(client_id.encode(errors="surrogatepass")) > longest:
-        raise _refused(f"the client id is longer than {longest} bytes")
+        text = f"the client id is longer than {longest} bytes"
+        raise ProtocolViolation(
+            text, ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, limit="client_id_bytes"
+        )
     return client_id, properties
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 ARRIVALS = 100
 """Connections of a full listener that may wait to be told so; more are closed without a word."""
 
-_NAMES = {3: "3.1", 4: "3.1.1", 5: "5"}
+VERSION_NAMES = {3: "3.1", 4: "3.1.1", 5: "5"}
+"""Versions of MQTT by the level in a CONNECT."""
 
 
 class Entrance:
@@ -86,7 +87,7 @@ class Entrance:
         """
         if packet.version not in self.versions:
             raise ProtocolViolation(
-                f"MQTT {_NAMES[packet.version]} is not among the 'versions' of {self.name}",
+                f"MQTT {VERSION_NAMES[packet.version]} is not among the 'versions' of {self.name}",
                 ReasonCode.UNSUPPORTED_PROTOCOL_VERSION,
                 "MQTT-3.1.2-2",
             )

@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from isthmus.delivery.message import Message
-from isthmus.log import ELSEWHERE, TextFormatter
+from isthmus.log import ELSEWHERE
 from isthmus.mqtt.packets import PacketType
 from isthmus.mqtt.properties import PropertyId, encode
 
@@ -43,14 +43,14 @@ class LogTopics(logging.Handler):
     def __init__(self, broker: Broker) -> None:
         super().__init__(logging.INFO)
         self.name = ELSEWHERE
-        self.setFormatter(TextFormatter())
         self._broker = broker
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[Message] = []
         self._logger = logging.getLogger("isthmus")
 
-    def start(self) -> None:
-        """Publish from now on."""
+    def start(self, formatter: logging.Formatter) -> None:
+        """Publish from now on, as `formatter` writes entries."""
+        self.setFormatter(formatter)
         self._loop = asyncio.get_running_loop()
         self._logger.addHandler(self)
 

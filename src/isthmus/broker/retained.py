@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from isthmus import clock
@@ -11,10 +12,15 @@ from isthmus.mqtt.properties import message_expiry, with_message_expiry
 from isthmus.mqtt.topic_tree import TopicIndex
 
 if TYPE_CHECKING:
-    from isthmus.auth.rights import Writer
+    from collections.abc import Callable, Iterator
+
+    from isthmus.auth.rights import Rights, Writer
+    from isthmus.broker.retained_table import RetainedTable
     from isthmus.delivery.receipt import Receipt
     from isthmus.metrics.drops import Drops
 
+
+log = logging.getLogger("isthmus.broker")
 
 MESSAGE_OVERHEAD_BYTES = 400
 """What a retained message costs besides its bytes: the record, its places in the index."""
@@ -25,10 +31,11 @@ class RetainedMessages:
 
     `size` is the bytes that they take: topics, properties, payloads, and `MESSAGE_OVERHEAD_BYTES`
     for each. `longest_s` is how many seconds a message is kept at most, None for good. `newest` is
-    the number of the message that was set last.
+    the number of the message that was set last. `table` keeps them on disk, None where they are
+    in memory only.
     """
 
-    __slots__ = ("_drops", "_index", "longest_s", "max_bytes", "maximum", "newest", "size")
+    __slots__ = ("_drops", "_index", "longest_s", "max_bytes", "maximum", "newest", "size", "table")
 
     def __init__(
         self, maximum: int, max_bytes: int, drops: Drops, *, longest_s: float | None = None
@@ -38,11 +45,42 @@ class RetainedMessages:
         self.max_bytes = max_bytes
         self.newest = 0
         self.size = 0
+        self.table: RetainedTable | None = None
         self._drops = drops
         self._index: TopicIndex[Message] = TopicIndex()
 
     def __len__(self) -> int:
         return len(self._index)
+
+    def __iter__(self) -> Iterator[Message]:
+        """The messages as they were set; some may have expired."""
+        return (message for _, message in self._index)
+
+    def restore(self, table: RetainedTable, rights: Callable[[str], Rights] | None) -> None:
+        """Take what `table` has, and keep everything there from now on.
+
+        `rights` are those of the users of a realm, None where nobody asks for them. All messages
+        are taken, even if there are more than there may be now: they have been acknowledged.
+
+        Raises:
+            StoreError: It cannot be read.
+        """
+        for message in table.messages(rights, self.longest_s):
+            self.newest += 1
+            message.number = self.newest
+            self._index.set(message.topic, message)
+            self.size += _size(message)
+        self.table = table
+        table.back(self.__iter__)
+        if len(self) > self.maximum or self.size > self.max_bytes:
+            log.warning(
+                "%d retained messages of %d bytes are on disk, and the limits are %d and %d: no "
+                "new ones are taken before there is room",
+                len(self),
+                self.size,
+                self.maximum,
+                self.max_bytes,
+            )
 
     def set(
         self,
@@ -71,13 +109,15 @@ class RetainedMessages:
         number = self.newest + 1
         message = Message(topic, payload, flags >> 1 & 3, True, properties, expires, writer, number)
         size = self.size + _size(message) - (0 if before is None else _size(before))
-        if size > self.max_bytes:
+        if size > max(self.max_bytes, self.size if before is not None else 0):
             self._drops.add("retained_bytes", topic)
             self._remove(topic)
             return False
         self._index.set(topic, message)
         self.newest = number
         self.size = size
+        if self.table is not None:
+            self.table.set(message, known=before is not None)
         return True
 
     def get(self, topic: bytes) -> Message | None:
@@ -97,6 +137,8 @@ class RetainedMessages:
         message = self._index.remove(topic)
         if message is not None:
             self.size -= _size(message)
+            if self.table is not None:
+                self.table.remove(topic)
 
     def _aged(self, message: Message) -> Message | None:
         if message.expires is None:
@@ -135,7 +177,7 @@ class RetainOutlet(Outlet):
         self._flags = flags
 
     def send(self, flags: int, properties: bytes, payload: bytes, receipt: Receipt | None) -> None:
-        """Store the message; memory is as safe as it gets without a store.
+        """Store the message; on disk, where there is a table, before it is acknowledged.
 
         Where there is no room, an MQTT 5 publisher of QoS 1 or 2 is told so with 0x97. MQTT 3 has
         no word for it but to close.
@@ -143,7 +185,11 @@ class RetainOutlet(Outlet):
         stored = self._retained.set(
             self._topic, self._flags[flags], properties, payload, self.writer
         )
-        if not stored and receipt is not None and receipt.source.v5:
+        if receipt is None:
+            return
+        if self._retained.table is not None:
+            self._retained.table.hold(self._topic, receipt)
+        if not stored and receipt.source.v5:
             receipt.refuse(len(receipt.ids) - 1, 0x97)
 
     def with_flags(self, table: tuple[int, ...]) -> RetainOutlet | None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from isthmus.delivery.hops import Hops
     from isthmus.delivery.message import Message
     from isthmus.delivery.plan import Plan
-    from isthmus.delivery.source import Incoming
+    from isthmus.delivery.received_ids import Incoming, ReceivedIds
     from isthmus.mqtt.packets import SubscribeOptions
     from isthmus.net.timers import Timer
 
@@ -66,7 +66,8 @@ class Session:
     matters. `retained_delivery` are the retained messages that are still to be sent, or None.
     `hops` is the loop guard, for a client that is a bridge. `upgrade` delivers with the QoS of the
     subscription also what was published with a lower one. `mount` is the mount point of its topics,
-    for good: what waits here has been named by it.
+    for good: what waits here has been named by it. `received` are the identifiers of
+    `received_qos2` on disk, None for a session that is not kept there.
     """
 
     __slots__ = (
@@ -77,6 +78,7 @@ class Session:
         "lane",
         "mount",
         "principal",
+        "received",
         "received_qos2",
         "retained_delivery",
         "rights",
@@ -112,8 +114,14 @@ class Session:
         self.shapes: dict[bytes, int] | None = None
         self.retained_delivery: RetainedDelivery | None = None
         self.received_qos2: dict[bytes, Incoming] | None = None
+        self.received: ReceivedIds | None = None
         self.will: Message | None = None
         self.will_timer: Timer | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether this session is on disk, and what waits for it too."""
+        return self.received is not None
 
     def flags(self, qos: int, *, retain: bool) -> tuple[int, ...]:
         """The flag table for messages that are granted `qos`, and keep their retain flag or not."""
@@ -130,8 +138,11 @@ class Session:
 
     def withdraw_unreadable(self) -> None:
         """Drop what waits here for a user who may no longer read it."""
-        rights, mount = self.rights, self.mount
-        self.lane.withdraw(lambda topic: rights.may_read(self.principal, mount + topic))
+        self.lane.withdraw(self.may_get)
+
+    def may_get(self, topic: bytes) -> bool:
+        """Whether the user may read what the client calls `topic`."""
+        return self.rights.may_read(self.principal, self.mount + topic)
 
     def resolve(self, topic: bytes, options: list[Any], plan: Plan, origin: Origin | None) -> None:
         """Add the one outlet of this session: overlapping subscriptions deliver once.
@@ -159,7 +170,7 @@ class Session:
                 self.lane,
                 stripped(self.mount, topic),
                 self.flags(qos, retain=retain),
-                memory=True,
+                memory=not self.kept,
                 echo_key=self if no_local else None,
                 stamp=stamp(granted),
                 hops=self.hops if bridge else None,

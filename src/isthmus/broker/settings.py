@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from isthmus.config.model import SettingsModel
-from isthmus.config.units import Duration, DurationOrNever, Size
+from isthmus.config.units import Duration, DurationOrNever, Rate, Size
 
 MAX_PACKET_SIZE_BYTES = 5 + 268_435_455
 """Biggest packet that MQTT can express: fixed header and remaining length."""
@@ -17,6 +17,31 @@ class LimitSettings(SettingsModel):
     connections: int = Field(
         default=100_000, ge=1, description="Clients connected at the same time."
     )
+    connections_per_address: int | None = Field(
+        default=10_000,
+        ge=1,
+        description="Connections of one address at the same time, those included that have not "
+        "logged in; of IPv6 each /64 is one address. More are closed at once. `null` where "
+        "strangers cannot connect, or all clients come through one address.",
+    )
+    connect_rate: Rate | None = Field(
+        default=1000.0,
+        description="New connections of one address per time, with bursts of ten seconds. More are "
+        "closed at once. `null` is no limit.",
+    )
+    connect_rate_in_all: Rate | None = Field(
+        default=None,
+        description="New connections of all addresses per time, with bursts of ten seconds. More "
+        "wait until they are accepted. Not set, it is as fast as the processor allows.",
+        examples=["500/s"],
+    )
+    packet_rate: Rate | None = Field(
+        default=None,
+        description="Packets of one client per time, with bursts of one second; acknowledgements "
+        "do not count. Who sends more is not read for as long as that takes, at most 10 s at a "
+        "time.",
+        examples=["100/s"],
+    )
     queued_messages: int = Field(
         default=10_000, ge=1, description="Messages that wait for one session."
     )
@@ -25,6 +50,23 @@ class LimitSettings(SettingsModel):
     )
     subscriptions_per_session: int = Field(
         default=10_000, ge=1, description="Subscriptions that one session may hold."
+    )
+    filters_per_packet: int | None = Field(
+        default=2000,
+        ge=1,
+        description="Filters in one SUBSCRIBE or UNSUBSCRIBE. Who sends more is disconnected with "
+        "0x97. `null` is no limit but the size of a packet.",
+    )
+    share_groups: int | None = Field(
+        default=10_000,
+        ge=1,
+        description="Shared subscriptions of the whole broker: different pairs of group and "
+        "filter. `null` is no limit.",
+    )
+    share_members: int | None = Field(
+        default=1000,
+        ge=1,
+        description="Sessions in one shared subscription. `null` is no limit.",
     )
     subscription_bytes: Size = Field(
         default=16 << 20,
@@ -45,7 +87,8 @@ class LimitSettings(SettingsModel):
         default=10.0,
         gt=0,
         le=3600,
-        description="Time for a new connection to send its CONNECT, after the TLS handshake.",
+        description="Time for a new connection to send its CONNECT and log in. Before that, what "
+        "comes ahead of MQTT (PROXY header, TLS and WebSocket together) may take as long.",
     )
     login_bytes: Size = Field(
         default=128 << 10,
@@ -85,9 +128,16 @@ class BrokerSettings(SettingsModel):
 
     data: Path | None = Field(
         default=None,
-        description="Folder for what has to outlive the process: in this version only the "
-        "generated client ids of connectors. Sessions and messages are in memory.",
+        description="Folder for what has to outlive the process: sessions with what waits for "
+        "them, retained messages, what waits for connectors, and the generated client ids of "
+        "connectors.",
         examples=["./data", "/var/lib/isthmus"],
+    )
+    persistence: bool = Field(
+        default=True,
+        description="Keep sessions that outlive their connection, retained messages, and what "
+        "waits for connectors, in the data folder; without one they are in memory. A message for "
+        "an absent client, or to retain, is acknowledged when it is on disk.",
     )
     max_inflight: int = Field(
         default=20,
@@ -182,6 +232,13 @@ class BrokerSettings(SettingsModel):
         le=65_535,
         description="Topic aliases that a client may use on one connection (MQTT 5).",
     )
+    topic_aliases_out: int = Field(
+        default=0,
+        ge=0,
+        le=65_535,
+        description="Topic aliases that the broker uses on one connection, if the client takes as "
+        "many (MQTT 5): repeated topics are sent as two bytes.",
+    )
     max_session_expiry: DurationOrNever = Field(
         default=None,
         description="Longest time that a session is kept for a client that is away; "
@@ -196,3 +253,8 @@ class BrokerSettings(SettingsModel):
     limits: LimitSettings = Field(
         default_factory=LimitSettings, description="What clients may take at most."
     )
+
+    @property
+    def stores(self) -> bool:
+        """Whether there is a store on disk."""
+        return self.data is not None and self.persistence

@@ -6,6 +6,9 @@ others (MQTT-4.8.2-5 allows it at once). It goes on as it was published: what th
 depends on that one's version, QoS and subscription identifier. QoS 2 stays with its member
 (MQTT-4.8.2-4), and what a member refuses is discarded and counted (MQTT-4.8.2-6).
 
+Where a member's session is kept on disk, so are the group's messages: see `share_log.py`. Else they
+are in memory, and their publishers do not wait.
+
 Members take turns. One that is away is left out, and so is one whose window is full, or for QoS 0
 one that does not read. Each member gets its messages in the order of their publication.
 """
@@ -15,17 +18,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from isthmus.broker.session import Session, Subscription, stamp
+from isthmus.broker.shared import Shared
 from isthmus.delivery.outlet import KEEP, LaneOutlet, Outlet, compose
 from isthmus.delivery.queue import Queue, Queued, expiry
 from isthmus.delivery.receipt import Receipt, Settler
 from isthmus.mqtt.properties import PropertyId
 
 if TYPE_CHECKING:
+    import asyncio
+
     from isthmus.broker.settings import LimitSettings
+    from isthmus.broker.share_log import ShareLog
     from isthmus.delivery.endpoint import Origin
     from isthmus.delivery.lane import Lane
     from isthmus.delivery.plan import Plan
     from isthmus.metrics.drops import Drops
+    from isthmus.store.log import Log
 
 PUBACK = b"\x40\x02"
 
@@ -57,16 +65,19 @@ class ShareGroup(Settler):
 
     `version` changes with the members, `turn` says which of them had the last message. What is
     QoS 1 to a member, or waits, is numbered as it arrives: the `order` of what is in `queue`.
+    `kept` is what keeps messages on disk, None while no member's session is there.
     """
 
     def __init__(self, limits: LimitSettings, drops: Drops) -> None:
         super().__init__()
         self.v5 = True
+        self.takes_back = True
         self.version = 0
         self.turn = 0
         self.queue = Queue()
         self.drops = drops
         self.limits = limits
+        self.kept: ShareLog | None = None
         self._members: dict[Lane, tuple[Session, Subscription]] = {}
         self._numbered = 0
         self._held_ids: list[Any] = []
@@ -89,28 +100,60 @@ class ShareGroup(Settler):
 
     def leave(self, session: Session) -> None:
         """Remove a member. What is on its way to it stays there while it is connected."""
-        if self._members.pop(session.lane, None) is not None:
-            self.version += 1
-            self._supply_others()
+        if self._members.pop(session.lane, None) is None:
+            return
+        self.version += 1
+        if self.kept is not None:
+            if not self._members:
+                self.kept.finish()
+            elif not any(member.kept for member, _ in self._members.values()):
+                self.kept.wind_up()
+        self.supply_all()
+
+    def keep(self, log: Log, loop: asyncio.AbstractEventLoop) -> None:
+        """Have messages kept in `log` from now on: a member's session is on disk."""
+        if self.kept is None:
+            from isthmus.broker.share_log import ShareLog  # who keeps nothing need not pay for it
+
+            self.kept = ShareLog(self, log, loop)
+        self.kept.ending = False
+
+    @property
+    def connected(self) -> bool:
+        """Whether a member is connected."""
+        return any(lane.link is not None for lane in self._members)
 
     def disconnected(self, lane: Lane) -> None:
         """The connection of a member has ended: others get what it has not acknowledged."""
-        items = []
-        for item in lane.give_back(self):
-            assert isinstance(item.receipt, Held)
-            topic, first, properties, expires, number = item.receipt.ids[item.place]
-            items.append(Queued(topic, first, properties, item.payload, None, 0, expires, number))
-        self.queue.put_back(*items)
+        self.queue.put_back(*(self._returned(item) for item in lane.give_back(self)))
+        if self.kept is not None:
+            self.kept.disconnected(lane)
         if lane not in self._members:
             lane.suppliers = [found for found in lane.suppliers or () if found is not self] or None
-        self._supply_others()
+        self.supply_all()
+
+    def _returned(self, item: Queued) -> Queued:
+        """A message as it was published, from what a member had of it."""
+        mark = item.receipt
+        if isinstance(mark, Shared):
+            if mark.keeper is self.kept:
+                return mark.queued(item.payload)
+            published = mark.topic, mark.first, mark.properties, mark.expires, mark.number
+        else:
+            assert isinstance(mark, Held)
+            published = mark.ids[item.place]
+        topic, first, properties, expires, number = published
+        found = Queued(topic, first, properties, item.payload, None, 0, expires, number)
+        return found if self.kept is None else self.kept.adopt(found)
 
     def supply(self, lane: Lane) -> None:
         """Give a member what waits, as far as it has room and may read it; then others."""
         if self._give(lane) and self.queue:
-            self._supply_others()
+            self.supply_all()
+        if self.kept is not None:
+            self.kept.more()
 
-    def _supply_others(self) -> None:
+    def supply_all(self) -> None:
         """Give what waits to whoever may have it: what is first may be for one member only."""
         given = True
         while given and self.queue:
@@ -137,26 +180,24 @@ class ShareGroup(Settler):
                     queue.put_first(item)
                     break
                 self.drops.add("denied", topic)
+                if item.receipt is not None:
+                    item.receipt.release()
                 continue
             first = 0x30 | flags[item.first & 7]
             if first < 0x32 and lane.link is not None and lane.link.blocked:
                 queue.put_first(item)  # what it does not read in time would be dropped
                 break
+            mark = item.receipt
+            properties = item.properties + stamp([subscription])
             held, place = None, 0
-            if first & 6 == 2:
+            if mark is None and first & 6 == 2:
                 held = self._hold(item.topic, item.first, item.properties, item.expires, item.order)
                 place = len(held.ids) - 1
-            lane.give(
-                Queued(
-                    _with_length(own),
-                    first,
-                    item.properties + stamp([subscription]),
-                    item.payload,
-                    held,
-                    place,
-                    item.expires,
-                )
-            )
+            own = _with_length(own)
+            if isinstance(mark, Shared):
+                mark.keeper.give(lane, own, first, properties, item.payload, mark)
+            else:
+                lane.give(Queued(own, first, properties, item.payload, held, place, item.expires))
         return len(queue) < before
 
     def hold(self, topic: bytes, flags: int, properties: bytes) -> Held:
@@ -194,13 +235,14 @@ class ShareGroup(Settler):
         held.prefix = PUBACK
         held.ids = ids
         held.holds = 1  # the group's own, which it never gives back
+        held.tied = 0
         held.codes = None
         return held
 
     def enqueue(self, topic: bytes, flags: int, properties: bytes, payload: bytes) -> None:
         """Keep a message that no member has room for; `topic` has its length in front."""
-        number = self._numbered = self._numbered + 1
         expires = expiry(properties) if properties else None
+        number = self.next_number()
         item = Queued(topic, 0x30 | flags, properties, payload, None, 0, expires, number)
         limits = self.limits
         queue = self.queue
@@ -210,6 +252,16 @@ class ShareGroup(Settler):
             self.drops.add("queue_full", topic[2:])
         else:
             queue.append(item)
+
+    def next_number(self) -> int:
+        """The number of the message that has just come."""
+        self._numbered += 1
+        return self._numbered
+
+    def settled(self, receipt: Receipt) -> None:
+        """A message on disk, or that its publisher waits for, needs no delivery any more."""
+        assert isinstance(receipt, Shared)
+        receipt.keeper.settled(receipt)
 
     def ways(self, topic: bytes) -> list[LaneOutlet]:
         """The ways to the members that may read `topic`."""
@@ -274,7 +326,6 @@ class ShareOutlet(Outlet):
 
     def send(self, flags: int, properties: bytes, payload: bytes, receipt: Receipt | None) -> None:
         """Send one message to the next member that has room, or keep it; see `Outlet.send`."""
-        del receipt  # the group is memory
         group = self._group
         if self._version != group.version:
             self._version = group.version
@@ -285,7 +336,8 @@ class ShareOutlet(Outlet):
             group.drops.add("denied", self._topic)
             return
         connected = None
-        if not (flags >= 2 and group.queue):
+        kept = group.kept if flags >= 2 else None
+        if not (flags >= 2 and (group.queue or (kept is not None and kept.behind))):
             count = len(ways)
             for _ in ways:
                 turn = group.turn = (group.turn + 1) % count
@@ -297,10 +349,19 @@ class ShareOutlet(Outlet):
                 connected = way
                 first = way.first[flags]
                 if lane.has_room() if first >= 0x32 else not link.blocked:
+                    if kept is not None:
+                        kept.send(way, self._whole_topic, flags, properties, payload, receipt)
+                        return
                     held = group.hold(self._whole_topic, flags, properties) if first & 2 else None
-                    way.send(flags, properties, payload, held)
+                    if held is not None and lane.waiting:
+                        # What it has on disk for itself need not go before this.
+                        lane.give(way.item(first, properties, payload, held))
+                    else:
+                        way.send(flags, properties, payload, held)
                     return
-        if flags >= 2:
+        if kept is not None:
+            kept.enqueue(self._whole_topic, flags, properties, payload, receipt)
+        elif flags >= 2:
             group.enqueue(self._whole_topic, flags, properties, payload)
         elif connected is not None:
             connected.send(flags, properties, payload, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from isthmus.broker.mount import is_open, mounted
@@ -11,7 +12,7 @@ from isthmus.broker.retained_delivery import RetainedDelivery
 from isthmus.broker.session import Subscription
 from isthmus.mqtt.packets import Suback, Unsuback
 from isthmus.mqtt.properties import PropertyId
-from isthmus.mqtt.reasons import ReasonCode
+from isthmus.mqtt.reasons import ReasonCode, explanation
 from isthmus.mqtt.topics import is_wildcard, shape, split_shared
 
 if TYPE_CHECKING:
@@ -31,47 +32,67 @@ def subscribe(broker: Broker, client: Client, packet: Subscribe) -> None:
     """Grant or refuse each filter, answer, then send the retained messages that match."""
     session = client.session
     assert session is not None
-    limits = broker.settings.limits
     identifiers = packet.properties.get(PropertyId.SUBSCRIPTION_IDENTIFIER)
     identifier = identifiers[0] if identifiers else 0
     codes = []
     retained = []
+    changed = False
     for own, asked in packet.filters:
-        filter_ = mounted(session.mount, own)
+        group, bare = split_shared(own)
+        wide = is_open(own)
+        filter_ = own
+        if session.mount:
+            filter_, bare = mounted(session.mount, own), session.mount + bare
         options = asked
         if asked.qos > client.entrance.max_qos:
             options = replace(asked, qos=client.entrance.max_qos)
         if client.bridge:
             options = replace(options, no_local=True, retain_as_published=True)
         new = filter_ not in session.subscriptions
-        group, bare = split_shared(filter_)
-        code = _refusal(limits, session, bare, new=new)
-        if is_open(own) and session.mount and not session.mount.endswith(b"/"):
+        code = _refusal(broker, client, filter_, bare, shared=group is not None)
+        if wide and session.mount and not session.mount.endswith(b"/"):
             code = ReasonCode.TOPIC_FILTER_INVALID  # a wildcard is a whole level
         if not code:
-            if new:
-                _account(session, bare, 1)
-            subscription = Subscription(options, identifier, is_open(own))
-            session.subscriptions[filter_] = subscription
-            if group is not None:
-                broker.join_share(filter_, session, subscription)
-            else:
-                broker.exchange.subscribe(filter_, session, subscription)
-                if (options.retain_handling == 0 or (options.retain_handling == 1 and new)) and (
-                    broker.retained.may_match(filter_)
-                ):
-                    retained.append((filter_, subscription))
+            subscription = Subscription(options, identifier, wide)
+            other = session.subscriptions.get(filter_) != subscription
+            take(broker, session, filter_, subscription)
+            if other and broker.kept is not None and session.kept:
+                broker.kept.table.subscribed(session, filter_)
+                changed = True
+            if (
+                group is None
+                and (options.retain_handling == 0 or (options.retain_handling == 1 and new))
+                and broker.retained.may_match(filter_)
+            ):
+                retained.append((filter_, subscription))
             code = options.qos
         elif not client.v5:
             code = V3_FAILURE
         codes.append(code)
-    client.respond(Suback(packet.packet_id, codes))
-    if retained:
-        delivery = session.retained_delivery
-        if delivery is None:
-            delivery = session.retained_delivery = RetainedDelivery(broker.retained, session)
+
+    def answer() -> None:
+        client.respond(Suback(packet.packet_id, codes, explanation(codes)))
         for filter_, subscription in retained:
+            if session.subscriptions.get(filter_) is not subscription:
+                continue  # it has changed while this waited for the disk
+            delivery = session.retained_delivery
+            if delivery is None:
+                delivery = session.retained_delivery = RetainedDelivery(broker.retained, session)
             delivery.add(filter_, subscription)
+
+    client.when_kept(answer, changed=changed)
+
+
+def take(broker: Broker, session: Session, filter_: bytes, subscription: Subscription) -> None:
+    """Make a subscription of `session`, or replace the one that it has to this filter."""
+    group, bare = split_shared(filter_)
+    if filter_ not in session.subscriptions:
+        _account(session, bare, 1)
+    session.subscriptions[filter_] = subscription
+    if group is not None:
+        broker.join_share(filter_, session, subscription)
+    else:
+        broker.exchange.subscribe(filter_, session, subscription)
 
 
 def unsubscribe(broker: Broker, client: Client, packet: Unsubscribe) -> None:
@@ -79,28 +100,52 @@ def unsubscribe(broker: Broker, client: Client, packet: Unsubscribe) -> None:
     session = client.session
     assert session is not None
     codes: list[int] = []
+    changed = False
     for own in packet.filters:
-        filter_ = mounted(session.mount, own)
+        filter_ = mounted(session.mount, own) if session.mount else own
         known = session.subscriptions.pop(filter_, None) is not None
         if known:
             _account(session, split_shared(filter_)[1], -1)
             broker.forget_subscription(filter_, session)
+            if broker.kept is not None and session.kept:
+                broker.kept.table.unsubscribed(session, filter_)
+                changed = True
             if session.retained_delivery is not None:
                 session.retained_delivery.discard(filter_)
         codes.append(ReasonCode.SUCCESS if known else ReasonCode.NO_SUBSCRIPTION_EXISTED)
-    client.respond(Unsuback(packet.packet_id, codes))
+    unsuback = Unsuback(packet.packet_id, codes, explanation(codes))
+    client.when_kept(partial(client.respond, unsuback), changed=changed)
 
 
-def _refusal(limits: LimitSettings, session: Session, filter_: bytes, *, new: bool) -> int:
-    if new:
-        count = len(session.subscriptions)
-        if (
-            count >= limits.subscriptions_per_session
-            or session.subscription_bytes + _memory(filter_) > limits.subscription_bytes
-            or (count >= limits.wildcard_shapes and _adds_a_shape(session, filter_, limits))
-        ):
+def _refusal(broker: Broker, client: Client, filter_: bytes, bare: bytes, *, shared: bool) -> int:
+    """Why a subscription may not be, as a reason code; 0 if it may.
+
+    `bare` is what `filter_` matches by, without `$share` and the group.
+    """
+    session = client.session
+    assert session is not None
+    if filter_ not in session.subscriptions:
+        limit = _limit_met(broker.settings.limits, session, bare)
+        if shared and not limit:
+            limit = broker.share_limit_met(filter_)
+        if limit:
+            broker.limits_met.say(
+                limit, client.origin.client_id, f"client {client.name}: a subscription is refused"
+            )
             return ReasonCode.QUOTA_EXCEEDED
-    return session.rights.subscribe_refusal(session.principal, filter_)
+    return session.rights.subscribe_refusal(session.principal, bare)
+
+
+def _limit_met(limits: LimitSettings, session: Session, filter_: bytes) -> str:
+    """The name of the limit of a session that a new subscription would break, or ""."""
+    count = len(session.subscriptions)
+    if count >= limits.subscriptions_per_session:
+        return "subscriptions_per_session"
+    if session.subscription_bytes + _memory(filter_) > limits.subscription_bytes:
+        return "subscription_bytes"
+    if count >= limits.wildcard_shapes and _adds_a_shape(session, filter_, limits):
+        return "wildcard_shapes"
+    return ""
 
 
 def _memory(filter_: bytes) -> int:

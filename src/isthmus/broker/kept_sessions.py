@@ -1,0 +1,183 @@
+"""The sessions that outlive the process: what each of them has on disk, and how they come back.
+
+And so with the share groups of which one is a member.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from isthmus.auth.rights import Writer
+from isthmus.broker.session import Session
+from isthmus.broker.session_table import SessionTable, StoredSession
+from isthmus.broker.subscriptions import take
+from isthmus.delivery.outbox import Outbox
+from isthmus.delivery.queue_limits import QueueLimits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from isthmus.auth.principal import Principal
+    from isthmus.auth.rights import Rights
+    from isthmus.broker.broker import Broker
+    from isthmus.broker.share_group import ShareGroup
+    from isthmus.delivery.received_ids import ReceivedTable
+    from isthmus.store.store import Store
+
+log = logging.getLogger("isthmus.broker")
+
+SPILL_AFTER_S = 0.02
+"""How long a message may be unacknowledged before it goes to disk: as for connectors."""
+
+NO_LIMIT = 1 << 62
+"""The size of a log that holds no publisher back; what is over `broker.limits` is dropped."""
+
+LOGS = "session/"
+"""How the names of the logs of sessions begin."""
+
+SHARE_LOGS = "share/"
+"""How those of share groups begin; then come the group and its filter, as in `$share/`."""
+
+
+class KeptSessions:
+    """What `broker` has on disk of the sessions that outlive their connection.
+
+    `table` has the sessions themselves.
+    """
+
+    def __init__(self, broker: Broker, store: Store, received: ReceivedTable) -> None:
+        self._broker = broker
+        self._store = store
+        self._received = received
+        self.table = SessionTable(store, self._kept)
+
+    def _kept(self) -> Iterator[Session]:
+        return (session for session in self._broker.sessions.values() if session.kept)
+
+    # -- while it runs ---------------------------------------------------------------------------
+
+    def opened(self, session: Session) -> None:
+        """A client has opened `session`: keep it if it outlives the connection."""
+        if not session.kept:
+            if not session.expiry_s:
+                return
+            self._keep(session)
+        self.table.set(session)
+
+    def changed(self, session: Session) -> None:
+        """Write what has changed of `session`, if it is kept."""
+        if session.kept:
+            self.table.set(session)
+
+    def ended(self, session: Session) -> None:
+        """Forget `session`, but for what waits for it, which its lane forgets."""
+        if session.kept:
+            self.table.remove(session.principal.client_id, session.subscriptions)
+            self._received.end(log_name(session.principal).encode())
+
+    def _keep(self, session: Session) -> None:
+        name = log_name(session.principal)
+        outbox = Outbox(
+            session.lane,
+            self._store.log(name),
+            asyncio.get_running_loop(),
+            spill_after_s=SPILL_AFTER_S,
+            limits=QueueLimits(max_bytes=NO_LIMIT),
+        )
+        outbox.backlog.allowed = session.may_get
+        session.received = self._received.of(name.encode())
+        session.received_qos2 = session.received.received
+
+    def keep_share(self, filter_: bytes, group: ShareGroup) -> None:
+        """A kept session becomes a member of `group`, whose shared subscription is `filter_`."""
+        if group.kept is None or group.kept.ending:
+            group.keep(self._store.log(share_log_name(filter_)), asyncio.get_running_loop())
+
+    # -- at the start ----------------------------------------------------------------------------
+
+    def restore(self, rights_of: Callable[[str], Rights | None]) -> None:
+        """Take the sessions that are on disk, before the first client.
+
+        `rights_of` gives the rights of the users of a realm, None where there is no such realm any
+        more: sessions of such users end, as nobody could come back to them.
+
+        Raises:
+            StoreError: They cannot be read.
+        """
+        lost = 0
+        for found in self.table.stored():
+            rights = rights_of(found.principal.realm)
+            if rights is None:
+                lost += 1
+                self._forget(found)
+            elif found.left_s is not None and found.left_s <= 0:
+                self._broker.expired += 1
+                self._forget(found)
+                self._publish_will(found, rights)
+            else:
+                self._restore(found, rights)
+        if lost:
+            log.warning(
+                "%d session(s) of users whose listener, or its 'auth', is no longer there have "
+                "ended, with what waited for them",
+                lost,
+            )
+        self.table.back()
+        names = {log_name(session.principal) for session in self._broker.sessions.values()}
+        names.update(map(share_log_name, self._broker.shares))
+        for name in self._store.names():
+            if name.startswith((LOGS, SHARE_LOGS)) and name not in names:
+                self._store.log(name).drop()
+        for owner in self._received.not_asked_for():
+            if owner.startswith(LOGS.encode()):  # its session could not be read
+                self._received.end(owner)
+
+    def _restore(self, found: StoredSession, rights: Rights) -> None:
+        broker = self._broker
+        session = broker.new_session(found.principal, rights, found.mount)
+        session.expiry_s = broker.allowed_expiry(found.expiry_s)
+        self._keep(session)
+        for filter_, subscription in found.subscriptions.items():
+            take(broker, session, filter_, subscription)
+        if found.will is not None:
+            self._sign_will(found, rights)
+            session.will = found.will.message
+            broker.release_will_in(session, found.will.due_s)
+        left_s = found.left_s
+        if session.expiry_s < found.expiry_s:  # the longest that is allowed has become shorter
+            left_s = session.expiry_s if left_s is None else min(left_s, session.expiry_s)
+        if left_s is not None:
+            broker.expire_in(session, left_s)
+
+    def _forget(self, found: StoredSession) -> None:
+        """Delete what is on disk of a session; its log goes with those that have no session."""
+        self.table.remove(found.principal.client_id, found.subscriptions)
+        self._received.end(log_name(found.principal).encode())
+
+    def _publish_will(self, found: StoredSession, rights: Rights) -> None:
+        """Publish the will of a session that ended meanwhile, when all is started."""
+        if found.will is not None:
+            self._sign_will(found, rights)
+            session = Session(found.principal, self._broker.new_lane(), rights)
+            session.will = found.will.message
+            self._broker.release_will_in(session, 0)
+
+    def _sign_will(self, found: StoredSession, rights: Rights) -> None:
+        if self._broker.settings.check_retain_source:
+            assert found.will is not None
+            found.will.message.writer = Writer(found.principal, rights)
+
+
+def log_name(principal: Principal) -> str:
+    """The name of the log of what waits for a client: no two have the same."""
+    # A realm may be the path of a unix socket, which need not be text.
+    realm = quote(principal.realm, safe="", errors="surrogatepass")
+    return f"{LOGS}{realm}/{principal.client_id}"
+
+
+def share_log_name(filter_: bytes) -> str:
+    """The name of the log of a share group: mount points are part of the filter."""
+    return SHARE_LOGS + filter_.decode().removeprefix("$share/")
