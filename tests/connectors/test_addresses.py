@@ -21,7 +21,7 @@ from raw import (
     parse_hello,
     until,
 )
-from running import back, bridge, out
+from running import QUICK, back, bridge, out
 
 SOON = {"every": "100ms", "successes": 3}
 
@@ -41,9 +41,9 @@ def two(first: int, second: int, **how):
     )  # fmt: skip
 
 
-async def test_the_first_address_is_used_while_it_works(isthmus, far, backup, monkeypatch):
-    monkeypatch.setattr("isthmus.connectors.member.STABLE_AFTER_S", 0.0)
-    near = await isthmus(two(far.port, backup.port))
+async def test_the_first_address_is_used_while_it_works(isthmus, far, backup):
+    at_once = {**QUICK, "stable": "1ms"}
+    near = await isthmus(two(far.port, backup.port, reconnect=at_once))
     there, _ = await far.client()
     await near.connected()
     there.close()

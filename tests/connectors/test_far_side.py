@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import platform
 import re
 import socket
 
 import pytest
 
 from isthmus.app.settings import Settings
+from isthmus.net.socket_options import TCP_RTO_MAX_MS
 from mosquitto import free_port
 from raw import (
     CONNECT,
@@ -170,6 +173,7 @@ async def test_an_address_that_the_system_binds_to_and_its_options(isthmus, far)
         "bind_address": "127.0.0.3",
         "tcp_keepalive": {"idle": 30, "interval": 5, "count": 3},
         "tcp_user_timeout": "7s",
+        "tcp_retransmit_max": "3s",
     }
     near = await isthmus(bridge(far.port, routes=ROUTES, **how))
     there, _ = await far.client()
@@ -181,6 +185,8 @@ async def test_an_address_that_the_system_binds_to_and_its_options(isthmus, far)
     assert sock.getsockopt(tcp, socket.TCP_KEEPINTVL) == 5
     assert sock.getsockopt(tcp, socket.TCP_KEEPCNT) == 3
     assert sock.getsockopt(tcp, socket.TCP_USER_TIMEOUT) == 7000
+    if tuple(map(int, platform.release().split(".")[:2])) >= (6, 15):
+        assert sock.getsockopt(tcp, TCP_RTO_MAX_MS) == 3000
 
 
 async def test_a_far_side_that_never_acknowledges_is_left_and_gets_it_again(isthmus, far):
@@ -337,6 +343,95 @@ async def test_a_far_side_that_always_closes_on_mqtt_5_is_soon_not_asked_again(i
         raw.close()
     assert seen[:2] == [5, 0x84]
     assert seen[-4:] == [0x84] * 4
+
+
+async def test_a_far_side_that_took_mqtt_5_is_asked_with_it_again_though_it_closes(isthmus, far):
+    await isthmus(bridge(far.port, routes=ROUTES, client_id="me"))
+    for _ in range(2):  # each time from the beginning
+        (await far.client())[0].close()
+        assert await levels(far, just_close, 2) == [5, 5]
+    (await far.client())[0].close()
+    # Three times in a row: somebody may have put an older one in its place.
+    assert await levels(far, just_close, 6) == [5, 5, 5, 0x84, 4, 5]
+
+
+@pytest.mark.parametrize(("code", "start"), [(0, "automatic"), (0x87, "automatic"), (0, "once")])
+async def test_what_was_only_guessed_gives_way_to_what_is_better(
+    isthmus, far, monkeypatch, code, start
+):
+    """A far side that crashed while it was asked, or was not up yet, costs no properties."""
+    monkeypatch.setattr("isthmus.connectors.guess.LOOK_AFTER_S", 0.05)
+    near = await isthmus(bridge(far.port, routes=ROUTES, client_id="me", start=start))
+    assert await levels(far, just_close, 1) == [5]
+    guessed, hello = await far.client()
+    assert hello.level == 0x84
+    _tried, hello = await far.client(code=code)
+    assert (hello.level, hello.client_id) == (5, "me-version")
+    await grant(guessed)
+    await guessed.expect(DISCONNECT)
+    there, hello = await far.client()
+    assert (hello.level, hello.client_id) == (5, "me")
+    await grant(there)
+    await near.connected()
+    assert far._accepted.empty()  # and nothing more is tried
+
+
+async def test_a_far_side_that_goes_on_closing_on_mqtt_5_is_left_in_peace(
+    isthmus, far, monkeypatch
+):
+    monkeypatch.setattr("isthmus.connectors.guess.LOOK_AFTER_S", 0.05)
+    await isthmus(bridge(far.port, routes=ROUTES, client_id="me"))
+    assert await levels(far, just_close, 1) == [5]
+    there, hello = await far.client()
+    assert hello.level == 0x84
+    await grant(there)
+    assert await levels(far, just_close, 2) == [5, 5]
+    await asyncio.sleep(0.5)
+    assert far._accepted.empty()
+    there.close()
+    assert (await far.client())[1].level == 0x84
+
+
+async def test_a_far_side_that_refuses_mqtt_5_when_it_is_asked_again(isthmus, far, monkeypatch):
+    monkeypatch.setattr("isthmus.connectors.guess.LOOK_AFTER_S", 0.05)
+    await isthmus(bridge(far.port, routes=ROUTES, client_id="me"))
+    assert await levels(far, just_close, 1) == [5]
+    there, _ = await far.client()
+    assert await levels(far, say_return_code_1, 1) == [5]
+    await grant(there)
+    there.close()
+    assert (await far.client())[1].level == 0x84
+
+
+async def test_a_broker_that_could_not_be_reached_once_is_spoken_to_in_mqtt_5_soon(
+    isthmus, mosquitto, proxy, monkeypatch
+):
+    monkeypatch.setattr("isthmus.connectors.guess.LOOK_AFTER_S", 0.3)
+    real = await mosquitto()
+    network = await proxy(real.port)
+    network.refusing = True
+    near = await isthmus(bridge(network.port, routes={"out": out("o")}, client_id="me"))
+    await until(lambda: network.connections == 1)
+    network.refusing = False
+    await near.connected()
+    assert near.status()["version"] == "MQTT 3.1.1 with bridge bit"
+    there = await Raw.client(real.port, "there")
+    await there.subscribe("o", qos=1)
+    here = await near.client("here")
+    got = []
+    number = 0
+    while near.status()["version"] != "MQTT 5" or near.status()["state"] != "connected":
+        assert await here.published("o", str(number), 1) == 0
+        number += 1
+        got.append((await there.message()).payload)
+    assert await here.published("o", "last", 1, user=("a", "b")) == 0
+    last = await there.message()
+    while last.payload != b"last":  # one may be sent twice where the connection was changed
+        got.append(last.payload)
+        last = await there.message()
+    assert ("a", "b") in last.properties["user"]
+    assert list(dict.fromkeys(got)) == [b"%d" % one for one in range(number)]
+    assert near.status()["connects"] == 2
 
 
 async def test_mqtt_3_does_not_fall_back(isthmus, far):
@@ -544,22 +639,61 @@ async def test_a_name_that_does_not_exist(isthmus, far):
     assert near.status()["reason"].startswith("name: ")
 
 
+async def test_a_name_that_cannot_be_looked_up_at_the_start_is_tried_until_it_can(
+    isthmus, far, monkeypatch
+):
+    """A machine that boots before its network: the name service is there a little later."""
+    asked = []
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host, port, *args, **how):
+        name = host.decode() if isinstance(host, bytes) else host
+        if name != "far.example":
+            return real(host, port, *args, **how)
+        asked.append(name)
+        if len(asked) < 6:
+            raise socket.gaierror(-3, "Temporary failure in name resolution")
+        return real("127.0.0.1", port, *args, **how)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    near = await isthmus(bridge(0, routes=ROUTES, url=f"far.example:{far.port}"))
+    await until(lambda: near.status()["state"] == "waiting")
+    assert "Temporary failure in name resolution" in near.status()["reason"]
+    there, _ = await far.client()
+    await grant(there)
+    await near.connected()
+    assert asked == ["far.example"] * 6
+
+
+async def test_qos_0_of_a_time_without_a_link_is_neither_kept_nor_sent_late(isthmus, far):
+    near = await isthmus(bridge(far.port, routes={"out": out("out/#")}))
+    there = await far.accept()
+    await there.expect(CONNECT)
+    here = await near.client("here")
+    here.publish("out/x", "while it connects")
+    here.publish("out/x", "kept", 1)
+    await here.nothing()
+    assert near.cloud.drops.counts == {"link_down": 1}
+    there.send(packet(0x20, b"\0\0\0"))
+    assert (await there.expect(PUBLISH)).payload == b"kept"
+
+
 @pytest.mark.both_loops
-async def test_keep_alive_finds_a_black_hole(isthmus, far, proxy):
+async def test_keep_alive_finds_a_black_hole(isthmus, far, proxy, caplog):
     """MQTT-3.1.2-24 is the server's side of it: no answer to PINGREQ ends the connection."""
     network = await proxy(far.port)
     near = await isthmus(
         bridge(network.port, routes={"out": out("out/#")}, keepalive="1s", client_id="me")
     )
     there, _ = await far.client()
+    here = await near.client("here")
     assert (await there.expect(PINGREQ)).kind == PINGREQ
     there.send(packet(0xD0))
-    network.silent = True
-    here = await near.client("here")
+    network.silent = network.refusing = True
     here.publish("out/x", "kept", 1)
-    await until(lambda: near.status()["state"] == "waiting")
-    assert "PINGREQ" in near.status()["reason"]
-    network.silent = False
+    await until(lambda: near.cloud.members[0].lane.inflight == 1)
+    await until(lambda: "connection lost: no answer to PINGREQ" in caplog.text)
+    network.silent = network.refusing = False
     network.reset()
     there, _ = await far.client(session_present=True)
     got = await there.expect(PUBLISH)

@@ -79,6 +79,29 @@ async def test_local_only(isthmus, far):
     assert await state(near, "bridge/edge") == b"1"
 
 
+async def test_a_link_that_is_silently_gone_shows_0(isthmus, far, proxy):
+    network = await proxy(far.port)
+    how = {"enabled": True, "local_only": True}
+    near = await isthmus(
+        bridge(
+            network.port,
+            routes={"out": out("o/#")},
+            client_id="edge",
+            notifications=how,
+            keepalive="1s",
+        )
+    )
+    await far.client()
+    await near.connected()
+    assert await state(near) == b"1"
+    network.silent = True
+    here = await near.client("here")
+    await here.subscribe(TOPIC)
+    assert (await here.message()).payload == b"1"
+    assert (await here.message()).payload == b"0"
+    assert "PINGREQ" in near.status()["reason"]
+
+
 async def test_a_refused_notification_is_logged_and_harms_nothing(isthmus, far, caplog):
     near = await isthmus(
         bridge(far.port, routes={"out": out("o/#")}, client_id="edge", notifications=ON)

@@ -6,26 +6,11 @@ import asyncio
 
 import pytest
 
-from isthmus.connectors.queued_lane import TokenBucket
 from isthmus.connectors.settings import ConnectorSettings
 from raw import PUBACK, PUBLISH, ack_packet, until
 from running import bridge, out
 
-
-def test_a_bucket_saves_up_one_second():
-    bucket = TokenBucket(5.0, 100.0)
-    assert [bucket.take(100.0) for _ in range(6)] == [True] * 5 + [False]
-    assert bucket.ready_at(100.0) == pytest.approx(100.2)
-    assert bucket.take(100.2)
-    assert not bucket.take(100.2)
-    assert [bucket.take(200.0) for _ in range(6)] == [True] * 5 + [False]
-
-
-def test_a_slow_rate_lets_single_messages_through():
-    bucket = TokenBucket(1 / 60, 0.0)
-    assert bucket.take(0.0)
-    assert not bucket.take(59.9)
-    assert bucket.take(60.0)
+pytestmark = pytest.mark.alone
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def configuration(far: Any, *names: str) -> dict[str, Any]:
 async def change(near: Any, data: dict[str, Any]) -> None:
     listeners = near.app.settings.model_dump(mode="json")["listeners"]
     bind = {"bind": listeners[0]["bind"]}
-    await near.app.reload(Settings.model_validate({"listeners": [bind], **data}))
+    await near.app.reload(Settings.model_validate({"listeners": [bind], "http": None, **data}))
 
 
 def topic_of(near: Any, name: str) -> str:

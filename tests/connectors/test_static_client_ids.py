@@ -33,6 +33,20 @@ async def test_the_ids_of_this_node_are_opened_with_their_credentials(isthmus, f
     assert [member.client_id for member in near.cloud.members] == ["one", "two"]
 
 
+async def test_keys_without_effect_are_named_in_the_log(isthmus, far, caplog):
+    def said():
+        texts = [record.getMessage() for record in caplog.records]
+        return [text for text in texts if "without effect" in text]
+
+    caplog.set_level("INFO")
+    await isthmus(with_ids(far.port))
+    assert not said()
+    await isthmus(with_ids(far.port, pool=5, client_id_prefix="x"))
+    assert said() == [
+        "connector cloud: without effect beside 'static_client_ids': 'pool' and 'client_id_prefix'"
+    ]
+
+
 async def test_a_node_without_ids_opens_nothing_and_keeps_its_messages(isthmus, far, caplog):
     near = await isthmus({**with_ids(far.port), "node": "nobody"})
     assert near.cloud.statistics()["state"] == "stopped"

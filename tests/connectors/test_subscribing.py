@@ -12,6 +12,7 @@ from isthmus.app.settings import Settings
 from isthmus.connectors.ownership import owners
 from raw import (
     CONNECT,
+    PUBACK,
     PUBLISH,
     SUBSCRIBE,
     UNSUBSCRIBE,
@@ -34,6 +35,18 @@ def names(request) -> list[str]:
         size = struct.unpack_from(">H", body, at)[0]
         found.append(body[at + 2 : at + 2 + size].decode())
         at += 3 + size
+    return found
+
+
+def unsubscribed(request) -> list[str]:
+    """The filters of an UNSUBSCRIBE of MQTT 5."""
+    body, at = request.body, 2
+    at = read_properties(body, at)[1]
+    found = []
+    while at < len(body):
+        size = struct.unpack_from(">H", body, at)[0]
+        found.append(body[at + 2 : at + 2 + size].decode())
+        at += 2 + size
     return found
 
 
@@ -133,6 +146,7 @@ class OneAfterTheOther(FarSide):
             self.granted += count
 
 
+@pytest.mark.alone
 async def test_16_connections_with_2000_filters_each_are_subscribed_in_under_5_s(isthmus):
     side = OneAfterTheOther()
     await side.start()
@@ -181,6 +195,52 @@ async def test_a_refused_filter_is_asked_for_again(isthmus, far, monkeypatch, ca
     assert near.cloud.statistics()["subscribed"]["$share/g/s"] == 0x9E
     errors = [record for record in caplog.records if record.levelname == "ERROR"]
     assert len(errors) == 2  # the same refusal is logged once
+
+
+async def test_what_a_refused_filter_covers_works_all_the_same(isthmus, far):
+    """A far side whose access list refuses `#`, and grants it when it is asked again."""
+    routes = {"all": back("#", max_qos=0), "alarms": back("alarm/#", "b"), "out": out("x")}
+    near = await isthmus(bridge(far.port, routes=routes))
+    there, _ = await far.client()
+    assert await grant(there, 0x87) == [("#", 0x1E)]
+    assert await grant(there) == [("alarm/#", 0x1E), ("b", 0x1E)]
+    await until(lambda: len(near.cloud.statistics()["subscribed"]) == 3)
+    here = await near.client("here")
+    await here.subscribe("#", qos=2)
+    there.publish("alarm/fire", "!", 1)
+    assert (await there.expect(PUBACK)).code == 0
+    found = await here.message()
+    assert (found.topic, found.payload, found.qos) == ("alarm/fire", b"!", 1)
+    await here.nothing()
+    near.cloud.subscribe_refused(near.cloud.members[0])
+    assert await grant(there) == [("#", 0x1E)]
+    gone = await there.expect(UNSUBSCRIBE)
+    assert unsubscribed(gone) == ["alarm/#", "b"]
+    there.send(packet(0xB0, gone.body[:2] + b"\0\0\0"))
+    await until(lambda: near.cloud.statistics()["subscribed"] == {"#": 2})
+
+
+async def test_a_far_side_without_wildcards_is_asked_for_what_they_cover(isthmus, far):
+    near = await isthmus(bridge(far.port, routes={"in": back("#", "a", "b/+", "b/c")}))
+    there, _ = await far.client(wildcards=0)
+    assert await grant(there) == [("a", 0x1E)]
+    assert await grant(there) == [("b/c", 0x1E)]
+    await near.connected()
+    assert near.cloud.statistics()["subscribed"] == {"#": 0xA2, "b/+": 0xA2, "a": 2, "b/c": 2}
+
+
+async def test_a_new_wide_filter_that_is_refused_takes_nothing_away(isthmus, far):
+    near = await isthmus(bridge(far.port, routes={"in": back("a/#")}))
+    there, _ = await far.client()
+    await grant(there)
+    await near.connected()
+    near.cloud.subscribe(b"#", near.app.tables["cloud"], 1)
+    assert await grant(there, 0x87) == [("#", 0x1E)]
+    here = await near.client("here")
+    await here.subscribe("#")
+    there.publish("a/1", "x", 1)
+    assert (await there.packet()).kind == PUBACK  # and no UNSUBSCRIBE before it
+    assert (await here.message()).topic == "a/1"
 
 
 async def test_subscriptions_that_change_are_brought_up_to_date_in_one_go(isthmus, far):

@@ -46,6 +46,11 @@ class Address(NamedTuple):
         return f"{self.scheme}://{host}:{self.port}{self.path}"
 
     @property
+    def shown(self) -> str:
+        """As it may be shown to anybody: without the query, which may hold a token."""
+        return str(self._replace(path=self.path.partition("?")[0]))
+
+    @property
     def encrypted(self) -> bool:
         """Whether it is inside TLS."""
         return self.scheme in _ENCRYPTED

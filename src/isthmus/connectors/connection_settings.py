@@ -1,6 +1,5 @@
 """Parts of a connector's settings: how its connections are opened, told apart and given up."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,45 +22,12 @@ CLIENT_ID_VARIABLE = "${connection.client_id}"
 
 DEFAULT_STATE_TOPIC = f"$SYS/broker/connection/{CLIENT_ID_VARIABLE}/state"
 
-RATE_PATTERN = r"^\s*\d+(\.\d+)?\s*/\s*(s|m|h)\s*$"
-_RATE = re.compile(RATE_PATTERN, re.ASCII)
-_PER_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
-
 
 def _expiry(value: object) -> object:
     return SESSION_NEVER_EXPIRES_S if value == "never" else parse_duration(value)
 
 
-def parse_rate(value: object) -> float:
-    """Messages per second of `100/s`, `30/m`, `10/h`, or of a plain number per second.
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, str) or _RATE.match(value) is None:
-        raise ValueError("must be a number of messages per time, such as 100/s, 30/m or 10/h")
-    number, _, unit = value.partition("/")
-    return float(number) / _PER_S[unit.strip()]
-
-
 SessionExpiry = Annotated[float, BeforeValidator(_expiry), WithJsonSchema(DURATION_OR_NEVER_SCHEMA)]
-
-Rate = Annotated[
-    float,
-    BeforeValidator(parse_rate),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "pattern": RATE_PATTERN},
-                {"type": "number", "exclusiveMinimum": 0},
-            ]
-        }
-    ),
-    Field(gt=0, le=10_000_000),
-]
-"""Float messages per second; in files `100/s 30/m 10/h`."""
 
 
 def mqtt_text(value: str) -> str:
@@ -94,7 +60,18 @@ class ReconnectSettings(SettingsModel):
 
     min: Duration = Field(default=1.0, gt=0, le=3600, description="First upper bound of the wait.")
     max: Duration = Field(
-        default=30.0, gt=0, le=86_400, description="Upper bound that the wait never exceeds."
+        default=30.0,
+        gt=0,
+        le=86_400,
+        description="Upper bound that the wait never exceeds. In the first minute of an outage it "
+        "is at most 1 s, or `min` if that is more.",
+    )
+    stable: Duration = Field(
+        default=0.5,
+        gt=0,
+        le=7200,
+        description="A connection that lasted so long was a success: the waits begin with `min` "
+        "again. A far side that accepts and closes at once stays below it.",
     )
     attempts: Literal["forever"] | Annotated[int, Field(ge=1)] = Field(
         default="forever", description="Failed attempts in a row before the connector gives up."

@@ -13,28 +13,34 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from isthmus import clock
+from isthmus.connectors.crowding import Crowding
 from isthmus.connectors.failback import Failback
+from isthmus.connectors.figures import Figures
 from isthmus.connectors.identity import Identity, identities
 from isthmus.connectors.live_settings import kind_of_lane, needs_new_connections
 from isthmus.connectors.member import LASTING_REFUSALS, Member
 from isthmus.connectors.no_connection import NoConnectionOutlet
 from isthmus.connectors.notifications import Notifications
-from isthmus.connectors.queued_lane import LimitedOutlet, QueuedLane, TokenBucket
+from isthmus.connectors.queued_lane import LimitedOutlet, QueuedLane
 from isthmus.connectors.regrouping import Regrouping
 from isthmus.connectors.retained_sync import RetainedSync
+from isthmus.connectors.ring_watch import RingWatch
 from isthmus.connectors.subscriptions import Subscriptions
 from isthmus.delivery.echoes import Echoes, RememberingOutlet
 from isthmus.delivery.endpoint import HOPS, LoopGuard, Origin, Subscriber
 from isthmus.delivery.exchange import Exchange
 from isthmus.delivery.lane import Lane
+from isthmus.delivery.loop_alarm import LoopAlarm
 from isthmus.delivery.outlet import KEEP, LaneOutlet, compose, flag_table
 from isthmus.delivery.plan import Plan
+from isthmus.delivery.queue_limits import QueueLimits
 from isthmus.metrics.drops import Drops
 from isthmus.metrics.traffic import Traffic
 from isthmus.mqtt.reasons import describe
 from isthmus.mqtt.topics import split_shared
 from isthmus.net.dial import dial
 from isthmus.net.socket_options import SocketOptions
+from isthmus.net.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -42,19 +48,26 @@ if TYPE_CHECKING:
     from isthmus.connectors.address import Address
     from isthmus.connectors.client_ids import ClientIds
     from isthmus.connectors.far_client import FarClient
+    from isthmus.connectors.outboxes import Outboxes
+    from isthmus.connectors.pool_table import PoolTable
     from isthmus.connectors.settings import ConnectorSettings
     from isthmus.connectors.watcher import Watcher
+    from isthmus.delivery.dead_letters import DeadLetters
     from isthmus.delivery.hops import Hops
     from isthmus.delivery.message import Message
     from isthmus.delivery.receipt import Receipt
+    from isthmus.delivery.received_ids import ReceivedTable
     from isthmus.net.link import Link
     from isthmus.net.reactor import Reactor
+    from isthmus.store.store import Store
 
 log = logging.getLogger("isthmus.connectors")
 
-DEFAULT_QUEUE_BYTES = 256 << 20
 UNSENT_BYTES = 16 << 20
 """QoS 0 bytes that wait for a far side which does not read; more is dropped and counted."""
+
+DRAIN_BURST_S = 0.1
+"""For how long `drain_rate` may be saved up: a far side that needs it should not meet bursts."""
 
 LOOK_S = 0.05
 """Between two looks whether everything has arrived; no message pays for being watched."""
@@ -65,8 +78,10 @@ class Connector:
 
     Messages of one source topic always take the same member of the pool, so their order is kept,
     unless their route names a connection. Subscriptions are spread over the members; see
-    `ownership`. `node` is the name of this process, which chooses the `static_client_ids`; where it
-    has none, `members` is empty, and what is published waits in a lane without a connection.
+    `ownership`. `received` keeps the packet identifiers of what came with QoS 2 on disk, None where
+    they are in memory. `node` is the name of this process, which chooses the `static_client_ids`;
+    where it has none, `members` is empty, and what is published waits in a lane without a
+    connection.
     """
 
     final = True
@@ -81,7 +96,7 @@ class Connector:
         node: str = "",
         hops: Hops | None = None,
         traffic: Traffic | None = None,
-        queue_bytes: int = DEFAULT_QUEUE_BYTES,
+        limits: QueueLimits = QueueLimits(),  # noqa: B008 - it cannot change
         unsent_bytes: int = UNSENT_BYTES,
     ) -> None:
         self.name = name
@@ -91,8 +106,11 @@ class Connector:
         self.hops = hops
         self.traffic = Traffic() if traffic is None else traffic
         self.echoes: Echoes | None = None
-        self.queue_bytes = queue_bytes
+        self.ring_watch = RingWatch(name)
+        self.limits = limits
         self.unsent_bytes = unsent_bytes
+        self.outboxes: Outboxes | None = None
+        self.received: ReceivedTable | None = None
         self._ids_kept = client_ids.stable
         self.ids_stable = self._ids_stable()
         self.drops = Drops(f"connector {name}", log)
@@ -105,19 +123,22 @@ class Connector:
         self._forget: list[weakref.WeakMethod[Callable[[], None]]] = []
         self._update: asyncio.Handle | None = None
         self._status = ""
+        self.figures = Figures(self)
         self._stopping = False
         self._bucket = _bucket(settings)
+        self.drain_bucket = _drain_bucket(settings)
         self._options = _socket_options(settings)
         self.identities = identities(name, settings, client_ids, node)
         self.members = [
             Member(self, index, identity, self.new_lane())
             for index, identity in enumerate(self.identities)
         ]
+        self.crowding = Crowding(self)
         self._waiting_lane: Lane | None = None
         if not self.members:
             self.lane_without_connection()
         self._regrouping: Regrouping | None = None
-        self.subscriptions = Subscriptions(max(1, len(self.members)))
+        self.subscriptions = Subscriptions(max(1, len(self.members)), joined=settings.join_filters)
         self._failback = self._new_failback(client_ids)
         self._names()
 
@@ -138,50 +159,72 @@ class Connector:
         """Where messages wait while there are no members."""
         if self._waiting_lane is None:
             self._waiting_lane = self.new_lane()
+            if self.outboxes is not None:
+                self.outboxes.keep(self._waiting_lane, "")
         return self._waiting_lane
 
     def new_lane(self, *, plain: bool = False) -> Lane:
         """A lane as the settings ask for; a `plain` one for messages that only wait."""
         settings = self.settings
-        limits: dict[str, Any] = {
+        how: dict[str, Any] = {
             "blocks": True,
             "max_inflight": settings.max_inflight,
             "max_queued": 0,
-            "max_queued_bytes": self.queue_bytes,
+            "max_queued_bytes": self.limits.max_bytes,
             "max_unsent_bytes": self.unsent_bytes,
             "traffic": self.traffic,
         }
-        if plain:
-            return Lane(self.drops, **limits)
-        if kind_of_lane(settings) is Lane:
-            return Lane(self.drops, **limits)
-        return QueuedLane(
-            self.drops,
-            reactor=self.reactor,
-            bucket=self._bucket,
-            keeps_qos0=settings.start == "lazy",
-            **limits,
-        )
+        lane: Lane
+        if plain or kind_of_lane(settings) is Lane:
+            lane = Lane(self.drops, **how)
+        else:
+            lane = QueuedLane(
+                self.drops,
+                reactor=self.reactor,
+                bucket=self._bucket,
+                keeps_qos0=settings.start == "lazy",
+                **how,
+            )
+        lane.limits = self.limits
+        lane.max_age_s = self.limits.max_age_s
+        if self.outboxes is not None:
+            self.outboxes.prepare(lane)
+        return lane
+
+    def keep_in(self, store: Store, pools: PoolTable) -> None:
+        """Keep on disk what waits for the far side. Before `start`."""
+        from isthmus.connectors.outboxes import Outboxes, logs_of  # who has none need not pay
+
+        found = logs_of(self.name, store)
+        self.outboxes = Outboxes(self, store, pools)
+        for member in self.members:
+            self.outboxes.keep(member.lane, member.client_id)
+        if self._waiting_lane is not None:
+            self.outboxes.keep(self._waiting_lane, "")
+        self.outboxes.take_up(found, self._waiting_lane or self.members[0].lane)
 
     def remember_echoes(self, *, wanted: bool) -> None:
         """Cancel what the far side sends back, where routes ask for it."""
         if wanted != (self.echoes is not None):
-            self.echoes = Echoes(self.drops) if wanted else None
+            alarm = LoopAlarm() if self.hops is None else self.hops.alarm
+            self.echoes = Echoes(self.drops, alarm) if wanted else None
             for member in self.members:
                 if member.client is not None:
                     member.client.echoes = self.echoes
 
     def start(self) -> None:
         """Connect all members, at the same time."""
-        if self.settings.static_client_ids and self.settings.pool > 1:
-            log.info(
-                "connector %s: 'pool' has no effect together with 'static_client_ids'", self.name
-            )
+        self._say_what_has_no_effect()
         for member in self.members:
             member.start()
         if self._failback is not None:
             self._failback.start()
         self.member_changed()
+
+    def _say_what_has_no_effect(self) -> None:
+        keys = self.settings.without_effect
+        if keys:
+            log.info("connector %s: without effect beside 'static_client_ids': %s", self.name, keys)
 
     async def stop(self, *, for_good: bool = False) -> None:
         """Disconnect all members; `for_good` ends their sessions at the far side too."""
@@ -190,6 +233,7 @@ class Connector:
             self._update.cancel()
             self._update = None
         self.retained_sync.stop()
+        await self.crowding.stop()
         if self._failback is not None:
             await self._failback.stop()
         if self._regrouping is not None:
@@ -202,10 +246,20 @@ class Connector:
         """Stop for good, and drop what is left; see `settle` for what comes before.
 
         Returns how many messages were dropped; whoever waited for their acknowledgement gets it, as
-        for a message that nobody has subscribed to.
+        for a message that nobody has subscribed to. What is on disk stays there, for a connector
+        that comes back under this name.
         """
         await self.stop(for_good=True)
-        return sum(lane.abandon("connector_removed") for lane in self._lanes())
+        if self.outboxes is not None:
+            await self.outboxes.store.settle()
+            if self.stored:
+                log.warning(
+                    "connector %s was removed while %d message(s) waited for it. They stay on "
+                    "disk, and are sent when there is a connector of this name again",
+                    self.name,
+                    self.stored,
+                )
+        return sum(lane.abandon("connector_removed") for lane in self.lanes)
 
     async def change(
         self, settings: ConnectorSettings, client_ids: ClientIds, found: list[Identity]
@@ -216,10 +270,13 @@ class Connector:
         changed, or if it is down; see `live_settings`.
         """
         before, self.settings = self.settings, settings
+        await self.crowding.stop()
         kept = {one.client_id: member for one, member in zip(self.identities, self.members)}  # noqa: B905
         same = [one.client_id for one in self.identities] == [one.client_id for one in found]
         self.identities = found
         self._take_settings(before)
+        if settings.without_effect != before.without_effect:
+            self._say_what_has_no_effect()
         anew = needs_new_connections(before, settings)
         fresh = [] if same else self._regroup(kept)
         renewed = []
@@ -240,11 +297,30 @@ class Connector:
             self._failback.start()
         self.member_changed()
 
-    def resize(self, queue_bytes: int) -> None:
-        """Let so many bytes wait for each connection."""
-        self.queue_bytes = queue_bytes
-        for lane in self._lanes():
-            lane.max_queued_bytes = queue_bytes
+    def leave_out(self, members: Collection[Member]) -> None:
+        """Have these members no more: others take their topics, their filters and what waits."""
+        pairs = zip(self.identities, self.members, strict=True)
+        self._change_pool([identity for identity, member in pairs if member not in members])
+
+    def take_in(self, identity: Identity) -> None:
+        """Have one member more."""
+        self._change_pool([*self.identities, identity])
+
+    def _change_pool(self, found: list[Identity]) -> None:
+        kept = dict(zip((one.client_id for one in self.identities), self.members, strict=True))
+        self.identities = found
+        for member in self._regroup(kept):
+            member.start()
+        self.member_changed()
+
+    def limit(self, limits: QueueLimits) -> None:
+        """Keep to other limits of what waits for each connection."""
+        self.limits = limits
+        for lane in self.lanes:
+            lane.limits = limits
+            lane.max_queued_bytes = limits.max_bytes
+        if self.outboxes is not None:
+            self.outboxes.take_settings()
 
     def _take_settings(self, before: ConnectorSettings) -> None:
         """Take what counts from now on without a new connection."""
@@ -254,11 +330,16 @@ class Connector:
         self.retained_sync.enabled = settings.send_retained
         self._options = _socket_options(settings)
         self.origin.client_id = settings.local_client_id or ""
+        self.subscriptions.join(joined=settings.join_filters)
+        self._update_soon()
+        if before.drain_rate != settings.drain_rate:
+            self.drain_bucket = _drain_bucket(settings)
         if before.rate_limit != settings.rate_limit:
             self._bucket = _bucket(settings)
-        for lane in self._lanes():
+        if self.outboxes is not None:
+            self.outboxes.take_settings()
+        for lane in self.lanes:
             lane.max_inflight = settings.max_inflight
-            lane.max_queued_bytes = self.queue_bytes
             if isinstance(lane, QueuedLane) and kind_of_lane(settings) is QueuedLane:
                 lane.limit(self._bucket)
         for member in self.members:
@@ -271,7 +352,7 @@ class Connector:
         """Make the members that `identities` name; returns those that are new."""
         old = self.members
         self.members = [
-            kept.get(identity.client_id) or Member(self, index, identity, self.new_lane())
+            kept.get(identity.client_id) or self._new_member(index, identity)
             for index, identity in enumerate(self.identities)
         ]
         places = [old.index(member) if member in old else None for member in self.members]
@@ -289,15 +370,24 @@ class Connector:
             self.members[0].lane.inherit(waiting)
             self.retained_sync.moved(waiting)
         elif not self.members:
-            self._waiting_lane = waiting or self.new_lane()
+            self._waiting_lane = waiting
+            self.lane_without_connection()
         self._names()
         self._forget_ways()
         self._update_soon()
         return [member for member in self.members if member not in old]
 
+    def _new_member(self, index: int, identity: Identity) -> Member:
+        member = Member(self, index, identity, self.new_lane())
+        if self.outboxes is not None:
+            self.outboxes.keep(member.lane, identity.client_id)
+        return member
+
     def regrouped(self) -> None:
         """Messages go straight to the members again."""
         self._regrouping = None
+        if self.outboxes is not None:
+            self.outboxes.pool_changed()
         self._forget_ways()
 
     @property
@@ -447,8 +537,12 @@ class Connector:
         if allowed != self._allowed_flags:
             self._allowed_flags = allowed
             self._forget_ways()
+        left = self.crowding.left_behind.pop(member.client_id, ())
         if not session_present:
             self.subscriptions.forget(member.index)
+        elif left:
+            share = self.subscriptions.share(member.index)
+            client.unsubscribe([filter_ for filter_ in left if filter_ not in share])
         if self.settings.unsubscribe_out:
             client.unsubscribe([filter_.encode() for filter_ in self.settings.unsubscribe_out])
         self._synchronise(member, client, again=True)
@@ -500,7 +594,8 @@ class Connector:
         status = self.status
         if status != self._status:
             self._status = status
-            if len(self.members) != 1 and not self._stopping:
+            self.figures.changed()
+            if self.wanted != 1 and not self._stopping:
                 starting = self.state in ("connecting", "connected", "idle")
                 level = logging.INFO if starting else logging.WARNING
                 log.log(level, "connector %s: %s", self.name, status)
@@ -511,15 +606,24 @@ class Connector:
     def state(self) -> str:
         """The state of the whole pool: that of its members, or "degraded"."""
         states = {member.state for member in self.members} or {"stopped"}
+        if self.crowding.resting and "connected" in states:
+            return "degraded"
         if len(states) == 1:
             return states.pop()
         if states == {"connected", "connecting"}:
             return "connecting"
+        if states == {"connected", "idle"}:
+            return "connected"  # a lazy one opens as many as it has messages for
         if "connected" in states:
             return "degraded"
         return next(
             state for state in ("refused", "waiting", "connecting", "idle") if state in states
         )
+
+    @property
+    def wanted(self) -> int:
+        """How many connections there should be, those included that the far side does not take."""
+        return len(self.members) + len(self.crowding.resting)
 
     @property
     def status(self) -> str:
@@ -531,8 +635,8 @@ class Connector:
                 "no connection is opened, messages wait"
             )
         up = sum(member.state == "connected" for member in self.members)
-        if 0 < up < len(self.members):
-            return f"{state}: {up} of {len(self.members)} connected"
+        if 0 < up < self.wanted:
+            return f"{state}: {up} of {self.wanted} connected"
         reason = next((member.reason for member in self.members if member.state == state), "")
         return f"{state}: {reason}" if reason else state
 
@@ -567,19 +671,42 @@ class Connector:
         }
 
     @property
+    def leaving(self) -> list[Member]:
+        """Members that belong to the pool no more and still have something to do."""
+        return [] if self._regrouping is None else self._regrouping.leaving
+
+    @property
     def unsettled(self) -> int:
-        """QoS 1 and 2 messages that the far side has not acknowledged."""
-        return sum(lane.queued + lane.inflight for lane in self._lanes())
+        """QoS 1 and 2 messages that the far side has not acknowledged, and that are on no disk."""
+        lanes = [lane for lane in self.lanes if lane.outbox is None]
+        return sum(lane.queued + lane.inflight for lane in lanes)
+
+    @property
+    def stored(self) -> int:
+        """Messages that are on disk, or about to be."""
+        return 0 if self.outboxes is None else self.outboxes.stored
+
+    @property
+    def dead_letters(self) -> DeadLetters | None:
+        """Those of this connector; None where nothing is on disk."""
+        return None if self.outboxes is None else self.outboxes.dead_letters
+
+    def rest(self) -> None:
+        """Send no more of what is on disk, as the process is about to end."""
+        for lane in self.lanes:
+            if lane.outbox is not None and lane.outbox.logged:
+                lane.rest()
 
     @property
     def settling(self) -> bool:
         """Whether an open connection has messages that the far side has not acknowledged."""
         return any(
-            member.state == "connected" and (member.lane.queued or member.lane.inflight)
-            for member in self.members
+            member.state == "connected" and member.lane.settling for member in self.members
         ) or (self._regrouping is not None and self._regrouping.settling)
 
-    def _lanes(self) -> list[Lane]:
+    @property
+    def lanes(self) -> list[Lane]:
+        """All lanes in which its messages may be."""
         lanes = [member.lane for member in self.members]
         if self._waiting_lane is not None:
             lanes.append(self._waiting_lane)
@@ -618,10 +745,16 @@ class Connector:
 
     def _synchronise(self, member: Member, client: FarClient, *, again: bool) -> None:
         """Subscribe to what `member` owns and has not, refused filters if `again`; end the rest."""
-        missing = self.subscriptions.missing(member.index, again=again)
-        pending = client.pending
-        # What a filter that goes covered, first.
-        client.subscribe({name: qos for name, qos in missing.items() if name not in pending})
+        while True:
+            missing = self.subscriptions.missing(member.index, again=again)
+            pending = client.pending
+            wanted = {name: qos for name, qos in missing.items() if name not in pending}
+            if not wanted:
+                break
+            # What this far side takes from nobody is refused at once, and stands for others no
+            # more: look again.
+            client.subscribe(wanted)
+            again = False
         client.unsubscribe(self.subscriptions.surplus(member.index))
 
 
@@ -640,6 +773,11 @@ def _bucket(settings: ConnectorSettings) -> TokenBucket | None:
     return None if rate is None else TokenBucket(rate, clock.monotonic())
 
 
+def _drain_bucket(settings: ConnectorSettings) -> TokenBucket | None:
+    rate = settings.drain_rate
+    return None if rate is None else TokenBucket(rate, clock.monotonic(), DRAIN_BURST_S)
+
+
 def _socket_options(settings: ConnectorSettings) -> SocketOptions:
     keepalive = settings.tcp_keepalive
     return SocketOptions(
@@ -648,4 +786,5 @@ def _socket_options(settings: ConnectorSettings) -> SocketOptions:
         if keepalive is None
         else (int(keepalive.idle), int(keepalive.interval), keepalive.count),
         settings.tcp_user_timeout,
+        settings.tcp_retransmit_max,
     )

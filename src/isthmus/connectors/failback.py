@@ -11,14 +11,9 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from isthmus import clock
 from isthmus.connectors.dialects import DialectChoice
-from isthmus.connectors.hello import hello
-from isthmus.errors import ConnectError, MQTTError
-from isthmus.mqtt.connection import Connection
-from isthmus.mqtt.packet_type import Role
-from isthmus.mqtt.packets import Connack, Disconnect
-from isthmus.mqtt.reasons import describe
+from isthmus.connectors.knock import knock
+from isthmus.errors import ConnectError
 
 if TYPE_CHECKING:
     from isthmus.connectors.connector import Connector
@@ -65,7 +60,12 @@ class Failback:
                 self.successes = 0
                 continue
             try:
-                await self._try()
+                await knock(
+                    self._connector,
+                    self._connector.settings.address,
+                    self._identity,
+                    self._dialects.first,
+                )
             except ConnectError as error:
                 self.successes = 0
                 self._dialects.failed(error)
@@ -97,49 +97,3 @@ class Failback:
                 self._connector.settings.address,
                 error,
             )
-
-    async def _try(self) -> None:
-        """Connect to the first address, wait for CONNACK, say goodbye.
-
-        Raises:
-            ConnectError: at which step it failed, and why.
-        """
-        settings = self._connector.settings
-        deadline = clock.monotonic() + settings.connect_timeout
-        link = await self._connector.dial(settings.address, self._identity)
-        connection = Connection(Role.CLIENT, now=clock.monotonic(), out=link.out)
-        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-        def received(data: bytes) -> None:
-            for event in connection.receive(data, clock.monotonic()):
-                if not done.done() and isinstance(event, Connack):
-                    done.set_result(event.code)
-                elif not done.done() and isinstance(event, MQTTError):
-                    done.set_exception(ConnectError("connack", str(event)))
-
-        def closed(reason: str) -> None:
-            if not done.done():
-                text = f"the connection was closed before CONNACK: {reason}"
-                done.set_exception(ConnectError("connack", text))
-
-        link.on_close = closed
-        link.on_data = received
-        dialect = self._dialects.first
-        link.touch()
-        connection.send(hello(settings, self._identity, dialect, clean_start=True))
-        try:
-            async with asyncio.timeout(max(0.1, deadline - clock.monotonic())):
-                code = await done
-        except TimeoutError:
-            link.abort("no CONNACK in time")
-            raise ConnectError("timeout", "no CONNACK in time") from None
-        except BaseException:
-            link.abort("given up")
-            raise
-        if code:
-            link.close("refused")
-            raise ConnectError("connack", describe(code, dialect.version), reason=code)
-        if not link.out:
-            link.touch()
-        connection.send(Disconnect(0))
-        link.close("done")

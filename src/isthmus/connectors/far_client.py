@@ -16,6 +16,7 @@ from isthmus.mqtt.packets import (
     Connack,
     Connect,
     Disconnect,
+    Pingreq,
     Pingresp,
     Puback,
     Publish,
@@ -28,7 +29,6 @@ from isthmus.mqtt.packets import (
 from isthmus.mqtt.properties import Properties, PropertyId
 from isthmus.mqtt.reasons import ReasonCode, describe
 from isthmus.mqtt.topics import split_shared
-from isthmus.net.tls_failures import explain
 
 if TYPE_CHECKING:
     from isthmus.connectors.dialects import Dialect
@@ -45,16 +45,28 @@ log = logging.getLogger("isthmus.connectors")
 LOOKS_PER_TIMEOUT = 4
 """How often in an acknowledgement time-out the oldest message is looked at."""
 
+MEASURE_EVERY_S = 10.0
+"""How often the round trip is measured while messages pass. A connection without any is measured by
+the pings of its keep alive, so that nothing is sent over an idle one for the figures alone."""
+
+_PING = 0
+"""The key of a PINGREQ among packet identifiers, of which none is 0."""
+
 
 class FarClient(Source):
     """A client of a far broker, at address number `place` of its connector.
 
-    `opened` becomes its CONNACK, `ended` the reason why it ended.
+    `opened` becomes its CONNACK, `ended` the reason why it ended. `round_trip_s` is the time from a
+    PINGREQ or SUBSCRIBE to its answer when it was last measured, None before. `told` is the code of
+    the far side's DISCONNECT, None without one.
     """
 
     __slots__ = (
         "_answer_timer",
+        "_asked_at",
         "_clean_start",
+        "_measure_timer",
+        "_measured_at",
         "_member",
         "_notice_id",
         "_oldest",
@@ -63,6 +75,8 @@ class FarClient(Source):
         "ended",
         "opened",
         "place",
+        "round_trip_s",
+        "told",
     )
 
     def __init__(self, member: Member, link: Link, place: int) -> None:
@@ -82,8 +96,13 @@ class FarClient(Source):
         self._requests: dict[int, dict[bytes, int]] = {}
         self._timer: Timer | None = None
         self._answer_timer: Timer | None = None
+        self._measure_timer: Timer | None = None
+        self._measured_at = 0  # messages that had passed
+        self._asked_at: dict[int, float] = {}
+        self.round_trip_s: float | None = None
         self._oldest: dict[str, tuple[object, float]] = {}
         self._notice_id = 0
+        self.told: int | None = None
         self.place = place
         loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[Connack] = loop.create_future()
@@ -93,6 +112,7 @@ class FarClient(Source):
         self.echoes = member.connector.echoes
         self.traffic = member.connector.traffic
         self.origin = member.connector.origin
+        self.ids = member.ids(place)
         self.received_qos2 = member.received_qos2.get(place)
         link.on_close = self.link_closed
         link.on_data = self.receive
@@ -116,6 +136,11 @@ class FarClient(Source):
 
     # -- events ----------------------------------------------------------------------------------
 
+    def process(self, events: list[Event]) -> None:
+        """Fan out what one read decoded to, in order."""
+        self._member.connector.ring_watch.look(events, self.link.reactor.now)
+        super().process(events)
+
     def handle(self, event: Event) -> None:
         """Answer everything that is neither a message nor a plain PUBACK."""
         if isinstance(event, MQTTError):
@@ -125,7 +150,7 @@ class FarClient(Source):
         elif isinstance(event, Suback | Unsuback):
             self._answered(event)
         elif isinstance(event, Pingresp):
-            pass
+            self._round_trip(_PING)
         elif isinstance(event, Puback) and event.packet_id == self._notice_id:
             if event.code >= 0x80:
                 log.warning(
@@ -135,6 +160,7 @@ class FarClient(Source):
                     describe(event.code),
                 )
         elif isinstance(event, Disconnect):
+            self.told = event.code
             self.leave(f"the far side disconnected: {describe(event.code)}")
         elif not self.handle_flow(event):
             self.fail(ProtocolViolation(f"{type(event).__name__} is not supported here"))
@@ -172,12 +198,13 @@ class FarClient(Source):
 
     def _connected(self, packet: Connack) -> None:
         if packet.code:
+            meaning = describe(packet.code, 5 if self.v5 else 4)
             self.opened.set_exception(
                 ConnectError(
                     "connack",
-                    describe(packet.code, 5 if self.v5 else 4),
+                    meaning,
                     reason=packet.code,
-                    hint=_reason_text(packet.properties),
+                    hint=_reason_text(packet.properties, meaning),
                 )
             )
             self.opened.exception()  # the waiter may be gone
@@ -192,6 +219,8 @@ class FarClient(Source):
         self._member.attach(self, packet)
         self._watch_keep_alive()
         self._watch_answers()
+        self._measured_at = self._passed
+        self._measure_later()
 
     def notify(self, topic: bytes, payload: bytes, qos: int) -> bool:
         """Send one retained message at once, before all that waits.
@@ -258,6 +287,7 @@ class FarClient(Source):
             self._free(packet_id)
             raise
         self._requests[packet_id] = dict(wanted)
+        self._asked_at[packet_id] = clock.monotonic()
 
     def unsubscribe(self, filters: list[bytes]) -> None:
         """Unsubscribe from `filters`."""
@@ -282,6 +312,7 @@ class FarClient(Source):
             self.fail(ProtocolViolation("an answer to nothing that was asked"))
             return
         self._free(packet.packet_id)
+        self._round_trip(packet.packet_id)
         if isinstance(packet, Suback):
             if len(packet.codes) != len(filters):
                 self.fail(ProtocolViolation("SUBACK has another number of codes than filters"))
@@ -342,11 +373,39 @@ class FarClient(Source):
             return
         if not self.link.out:
             self.link.touch()
-        error = self.connection.tick(clock.monotonic())
+        now, waiting = clock.monotonic(), len(self.link.out)
+        error = self.connection.tick(now)
         if error is not None:
             self.fail(error)
-        else:
-            self._watch_keep_alive()
+            return
+        if len(self.link.out) > waiting:
+            self._asked_at.setdefault(_PING, now)
+        self._watch_keep_alive()
+
+    @property
+    def _passed(self) -> int:
+        """Messages of both directions; it only has to change when there are some."""
+        return self.lane.sent + self.received
+
+    def _measure_later(self) -> None:
+        at = clock.monotonic() + MEASURE_EVERY_S
+        self._measure_timer = self.link.reactor.wheel.at(at, self._measure)
+
+    def _measure(self) -> None:
+        """Ask for a round trip if messages have passed and none is under way."""
+        if self.closed:
+            return
+        if self._passed != self._measured_at and _PING not in self._asked_at:
+            self._measured_at = self._passed
+            self._asked_at[_PING] = clock.monotonic()
+            self._send(Pingreq())
+        self._measure_later()
+
+    def _round_trip(self, asked: int) -> None:
+        """The answer to what was asked under this packet identifier has come."""
+        began = self._asked_at.pop(asked, None)
+        if began is not None:
+            self.round_trip_s = clock.monotonic() - began
 
     def fail(self, error: MQTTError) -> None:
         """The far side broke the protocol: answer as the version allows, and close."""
@@ -392,7 +451,7 @@ class FarClient(Source):
 
     def _end(self, reason: str) -> None:
         self.shut()
-        for timer in (self._timer, self._answer_timer):
+        for timer in (self._timer, self._answer_timer, self._measure_timer):
             if timer is not None:
                 timer.cancel()
         if self.lane.link is self.link:
@@ -408,11 +467,15 @@ class FarClient(Source):
         error = getattr(self.link, "error", None)
         if error is not None:
             # With TLS 1.3 a far side refuses our certificate after our side is through.
+            from isthmus.net.tls_failures import explain
+
             text, hint = explain(error)
             return ConnectError("tls", text, hint=hint)
         return ConnectError("connack", f"the connection was closed before CONNACK: {reason}")
 
-    def _send(self, packet: Connect | Publish | Subscribe | Unsubscribe | Disconnect) -> None:
+    def _send(
+        self, packet: Connect | Publish | Subscribe | Unsubscribe | Pingreq | Disconnect
+    ) -> None:
         if self.connection.state is State.CLOSED:
             return  # the far side's DISCONNECT came in the same read as what is answered here
         if not self.link.out:
@@ -420,6 +483,7 @@ class FarClient(Source):
         self.connection.send(packet)
 
 
-def _reason_text(properties: Properties) -> str:
-    text = properties.get(PropertyId.REASON_STRING)
-    return f"the far side says: {text}" if text else ""
+def _reason_text(properties: Properties, meaning: str) -> str:
+    """What the far side says, if it is more than what the code means."""
+    text = str(properties.get(PropertyId.REASON_STRING, ""))
+    return f"the far side says: {text}" if text not in meaning else ""

@@ -10,29 +10,25 @@ from typing import TYPE_CHECKING
 from isthmus import clock
 from isthmus.connectors.dialects import Dialect, DialectChoice
 from isthmus.connectors.far_client import FarClient
+from isthmus.connectors.guess import look
 from isthmus.connectors.hello import WillChoice, configured_will
 from isthmus.connectors.queued_lane import QueuedLane
+from isthmus.connectors.rival import Rival
 from isthmus.errors import ConnectError
 from isthmus.mqtt.properties import PropertyId
 from isthmus.net.backoff import Backoff
+from isthmus.net.peer import CLOSES
 
 if TYPE_CHECKING:
     from isthmus.connectors.address import Address
     from isthmus.connectors.connector import Connector
     from isthmus.connectors.identity import Identity
     from isthmus.delivery.lane import Lane
-    from isthmus.delivery.source import Incoming
+    from isthmus.delivery.received_ids import Incoming, ReceivedIds
     from isthmus.mqtt.packets import Connack, Will
     from isthmus.net.timers import Timer
 
 log = logging.getLogger("isthmus.connectors")
-
-STABLE_AFTER_S = 0.5
-"""A session that lived this long was a success: the next reconnect begins with a short wait.
-
-A far side that accepts and closes at once stays below it; one whose network is reset every second
-does not, and the messages of that second get through.
-"""
 
 UNSTABLE_EXPIRY_S = 3600.0
 """How long an MQTT 5 service keeps the session of a client id that a restart would change."""
@@ -46,6 +42,7 @@ LASTING_REFUSALS = frozenset({0x8F, 0x9E, 0xA1, 0xA2})
 
 RETURNING = "going back to the first address"
 IDLE = "nothing to do"
+BETTER = "the far side speaks another version after all"
 RENEWED = "its settings have changed"
 STOPPED = "stopped"
 
@@ -66,10 +63,12 @@ class Member:
 
     `state` is one of "connecting", "connected", "waiting" (for the next try), "refused" (by the far
     side; tried again), "idle" (a lazy one with nothing to do), "stopped"; `reason` says why,
-    `since` is the wall time of the last change. `place` is the index of the address in use.
-    `received_qos2` are the incoming QoS 2 messages of the session at each address. One that is
-    `leaving` belongs to the pool no more: it gives up what it has, `parting` is what it was
-    subscribed to, and it connects no more.
+    `since` is the wall time of the last change, and `changed_at` the monotonic one. `place` is the
+    index of the address in use. `received_qos2` are the incoming QoS 2 messages of the session at
+    each address, `received_ids` their identifiers on disk, where the sessions outlive this process.
+    One that is `leaving` belongs to the pool no more: it gives up what it has, `parting` is what it
+    was subscribed to, and it connects no more. `rival` knows of another client with the same client
+    id.
     """
 
     def __init__(self, connector: Connector, index: int, identity: Identity, lane: Lane) -> None:
@@ -78,10 +77,13 @@ class Member:
         self.identity = identity
         self.lane = lane
         self.received_qos2: dict[int, dict[bytes, Incoming] | None] = {}
+        self.received_ids: dict[int, ReceivedIds] = {}
+        self._received = 0
         self.client: FarClient | None = None
         self.state = "connecting"
         self.reason = ""
         self.since = clock.wall()
+        self.changed_at = clock.monotonic()
         self.attempts = 0
         self.connects = 0
         self.dialect: Dialect | None = None
@@ -98,6 +100,8 @@ class Member:
         self._fresh = True
         self._ask_again_s = ASK_AGAIN_MIN_S
         self._ask_again: Timer | None = None
+        self._look: asyncio.Task[None] | None = None
+        self.rival = Rival()
 
     @property
     def number(self) -> int:
@@ -110,12 +114,17 @@ class Member:
         return self.identity.client_id
 
     @property
+    def received(self) -> int:
+        """Messages that came over all of its connections."""
+        return self._received + (0 if self.client is None else self.client.received)
+
+    @property
     def address(self) -> Address:
         """The address that is used or tried."""
         return self.addresses[self.place]
 
     @property
-    def _session_expiry_s(self) -> int:
+    def session_expiry_s(self) -> int:
         """The session expiry interval to ask an MQTT 5 service for, in seconds.
 
         An id that is new after each start leaves an orphan behind, so its session is kept only for
@@ -134,6 +143,16 @@ class Member:
             return True
         return not self.connector.ids_stable and (self._fresh or dialect.version < 5)
 
+    @property
+    def starts_clean(self) -> bool:
+        """Whether the connection that is open, or the next one, begins with an empty session."""
+        return self.dialect is None or self._clean_start(self.dialect)
+
+    @property
+    def exchanging(self) -> bool:
+        """Whether a QoS 2 message is on its way: by another member it could arrive twice."""
+        return any(packet[0] & 4 for packet, *_ in self.lane.entries.values())
+
     def _will(self) -> Will | None:
         connector = self.connector
         will = connector.notifications.will(self.client_id)
@@ -145,6 +164,7 @@ class Member:
         if self.addresses != settings.addresses:
             self.addresses = settings.addresses
             self.received_qos2 = {}
+            self.received_ids = {}
             if self._last_place is not None:
                 self._last_place = ELSEWHERE
         self._choices = [DialectChoice(settings) for _ in self.addresses]
@@ -170,8 +190,8 @@ class Member:
             self._task = None
         if self.client is not None:
             self.client.disconnect(reason, back=back, for_good=for_good)
+            self._left(self.client)
             self.client = None
-            self._left()
 
     async def renew(self, identity: Identity) -> None:
         """Connect anew, as `identity` and with the settings that there are now.
@@ -186,11 +206,26 @@ class Member:
         while self.state == "connected" and lane.inflight and clock.monotonic() < deadline:  # noqa: ASYNC110 - no message pays for being watched
             await asyncio.sleep(SETTLE_STEP_S)
         await self._end(RENEWED, back=True)
+        if identity.client_id != self.client_id:  # another session
+            self.received_qos2 = {}
+            self.received_ids = {}
         self.identity = identity
         self._take_addresses()
         self._set_state("connecting", RENEWED)
         self.connector.renew_lane(self)
         self.start()
+
+    def ids(self, place: int) -> ReceivedIds | None:
+        """The identifiers of QoS 2 messages from an address on disk, None if they are not."""
+        connector = self.connector
+        if connector.received is None or self.session_expiry_s == 0 or not connector.ids_stable:
+            return None
+        found = self.received_ids.get(place)
+        if found is None:
+            owner = f"connector/{connector.name}/{self.client_id}/{self.addresses[place].shown}"
+            found = self.received_ids[place] = connector.received.of(owner.encode())
+            self.received_qos2[place] = found.received
+        return found
 
     def return_to_first(self) -> None:
         """Leave a backup for the first address; its session stays there, with what it holds."""
@@ -213,6 +248,7 @@ class Member:
                 client = await self._connect_or_fail()
             except ConnectError as error:
                 failures += 1
+                self.rival.failed()
                 another_way = self._failed(error)
                 wait = another_way or not self._tried % len(self.addresses)
                 if self.connector.watcher is not None:
@@ -227,9 +263,12 @@ class Member:
                     return
             else:
                 reason = await self._end_of(client)
-                self._left()
+                self._left(client)
                 settings = self.connector.settings
-                if clock.monotonic() - self._opened_at >= STABLE_AFTER_S:
+                lived_s = clock.monotonic() - self._opened_at
+                if reason == BETTER:
+                    pass  # at the same address
+                elif lived_s >= settings.reconnect.stable:
                     backoff.reset()
                     failures = 0
                     self._tried = 0
@@ -237,15 +276,16 @@ class Member:
                         self.place = 0
                 else:
                     self._next_address()
-                wait = self._lost(reason)
+                wait = self._lost(client, reason, lived_s)
                 if self.connector.watcher is not None:
                     self.connector.watcher.lost(self, reason)
-                if settings.start == "once":
+                if settings.start == "once" and reason != BETTER:
                     self._set_state("stopped", f"'start: once' connects once; lost: {reason}")
                     return
             self.client = None
             if wait:
-                await asyncio.sleep(backoff.next())
+                wait_s = backoff.next(clock.monotonic())
+                await asyncio.sleep(max(wait_s, self.rival.wait_s))
 
     async def _something_to_do(self) -> None:
         """Wait until a lazy connection is worth opening."""
@@ -307,12 +347,12 @@ class Member:
             self._set_state("connecting", "")
         deadline = clock.monotonic() + timeout_s
         link = await self.connector.dial(self.address, self.identity)
-        client = self.client = FarClient(self, link, self.place)
         dialect = self.dialect = self._choices[self.place].first
+        client = self.client = FarClient(self, link, self.place)
         client.connect(
             dialect,
             clean_start=self._clean_start(dialect),
-            session_expiry_s=self._session_expiry_s,
+            session_expiry_s=self.session_expiry_s,
             will=self._will_choices[self.place].will(self._will(), dialect),
         )
         try:
@@ -337,7 +377,12 @@ class Member:
         self._last_place = client.place
         self._opened_at = clock.monotonic()
         self.connects += 1
-        if not present:
+        self._learned(client)
+        self.connector.crowding.succeeded(self)
+        if client.ids is not None:
+            if not present:
+                client.ids.clear()
+        elif not present:
             self.received_qos2[client.place] = client.received_qos2 = None
         assigned = connack.properties.get(PropertyId.ASSIGNED_CLIENT_IDENTIFIER)
         if not self.client_id and isinstance(assigned, str):
@@ -379,6 +424,31 @@ class Member:
         if self.connector.watcher is not None:
             self.connector.watcher.connected(self)
 
+    def _learned(self, client: FarClient) -> None:
+        """A way to say CONNECT works; look for a better one where it was only guessed."""
+        choice, used = self._choices[client.place], self.dialect
+        assert used is not None
+        choice.worked(used)
+        if choice.better(used) is not None:
+            self._look = asyncio.get_running_loop().create_task(
+                self._look_for_better(client, choice, used),
+                name=f"connector {self.connector.name}:{self.number} version",
+            )
+
+    async def _look_for_better(
+        self, client: FarClient, choice: DialectChoice, used: Dialect
+    ) -> None:
+        better = await look(self, choice, used)
+        if better is not None:
+            log.info(
+                "connector %s, connection %d (%s): the far side closed on %s, and speaks it now",
+                self.connector.name,
+                self.number,
+                self.client_id,
+                better,
+            )
+            client.disconnect(BETTER, back=True)
+
     def granted(self, answers: dict[bytes, tuple[int, int]]) -> None:
         """The far side answered SUBSCRIBE: filter -> (asked QoS, code)."""
         self.connector.granted(self, answers)
@@ -398,19 +468,28 @@ class Member:
         """`client` is about to say DISCONNECT."""
         self.connector.notifications.goodbye(client, self.client_id)
 
-    def _left(self) -> None:
+    def _left(self, client: FarClient) -> None:
         """A connection that was open has ended."""
+        self._received += client.received
+        client.received = 0  # they are counted here now
         if self._ask_again is not None:
             self._ask_again.cancel()
             self._ask_again = None
-        if self.dialect is not None and self._last_place is not None:
-            self._choices[self._last_place].worked(self.dialect)
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
         self.connector.notifications.down(self.client_id)
 
-    def _lost(self, reason: str) -> bool:
+    def _lost(self, client: FarClient, reason: str, lived_s: float) -> bool:
         """Say that a connection has ended; whether to wait before the next one."""
-        if reason not in (RETURNING, IDLE):
-            self._set_state("waiting", f"connection lost: {reason}")
+        rival = self.rival.ended(
+            lived_s, code=client.told, closed=reason in CLOSES, now=clock.monotonic()
+        )
+        if reason not in (RETURNING, IDLE, BETTER):
+            more = f"; {rival}: give one of the two another client id" if rival else ""
+            if self.rival.wait_s:
+                more += f"; next try in {self.rival.wait_s:.0f} s"
+            self._set_state("waiting", f"connection lost: {reason}{more}")
             return True
         if reason == RETURNING:
             self.place = 0
@@ -437,12 +516,13 @@ class Member:
                 )
         if not another_way:
             self._next_address()
-        where = f"{self.addresses[place]}: " if len(self.addresses) > 1 else ""
+        where = f"{self.addresses[place].shown}: " if len(self.addresses) > 1 else ""
         detail = f" ({error.hint})" if error.hint else ""
         refused = error.step == "connack" and error.reason is not None
         self._set_state(
             "refused" if refused else "waiting", f"{where}{error.step}: {error}{detail}"
         )
+        self.connector.crowding.failed(self, error)
         return another_way
 
     def _next_address(self) -> None:
@@ -450,15 +530,20 @@ class Member:
         self.place = (self.place + 1) % len(self.addresses)
 
     def _set_state(self, state: str, reason: str) -> None:
+        level = logging.WARNING if state in ("waiting", "refused") else logging.INFO
+        if state == "stopped" and reason:
+            level = logging.ERROR
+        if level > logging.INFO:
+            self.connector.figures.failed(reason)
         if state == self.state and reason == self.reason:
             return
         self.state = state
         self.reason = reason
         self.since = clock.wall()
-        level = logging.WARNING if state in ("waiting", "refused") else logging.INFO
-        if state == "stopped" and reason:
-            level = logging.ERROR
-        backup = f" to {self.address}" if state == "connected" and len(self.addresses) > 1 else ""
+        self.changed_at = clock.monotonic()
+        backup = ""
+        if state == "connected" and len(self.addresses) > 1:
+            backup = f" to {self.address.shown}"
         log.log(
             level,
             "connector %s, connection %d (%s): %s%s%s",

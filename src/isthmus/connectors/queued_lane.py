@@ -18,40 +18,7 @@ if TYPE_CHECKING:
     from isthmus.delivery.receipt import Receipt
     from isthmus.net.reactor import Reactor
     from isthmus.net.timers import Timer
-
-BURST_S = 1.0
-"""A rate may be saved up for this long."""
-
-ROUNDING = 1e-9
-
-
-class TokenBucket:
-    """How many messages may be sent: `rate` per second, saved up for one second, at least one."""
-
-    __slots__ = ("_at", "_tokens", "rate", "size")
-
-    def __init__(self, rate: float, now: float) -> None:
-        self.rate = rate
-        self.size = max(1.0, rate * BURST_S)
-        self._tokens = self.size
-        self._at = now
-
-    def take(self, now: float) -> bool:
-        """Take one; whether there was one."""
-        self._fill(now)
-        if self._tokens + ROUNDING < 1.0:
-            return False
-        self._tokens -= 1.0
-        return True
-
-    def ready_at(self, now: float) -> float:
-        """When there will be one."""
-        self._fill(now)
-        return now + max(0.0, 1.0 - self._tokens) / self.rate
-
-    def _fill(self, now: float) -> None:
-        self._tokens = min(self.size, self._tokens + (now - self._at) * self.rate)
-        self._at = now
+    from isthmus.net.token_bucket import TokenBucket
 
 
 class QueuedLane(Lane):

@@ -17,7 +17,8 @@ Another change in between only adds a generation.
 A member that is down holds up the others for `STUCK_S`, no longer. Then what waits for it goes to
 one that is connected, and the order of its topics is no longer kept: what it had in flight stays
 with it, as the far side may have that already, so it is sent again when the member is connected,
-and may arrive after younger messages. If no member is connected, all wait.
+and may arrive after younger messages. If no member is connected, all wait; where there is a disk
+they wait there, acknowledged, behind a barrier (`delivery/barrier.py`).
 """
 
 from __future__ import annotations
@@ -63,6 +64,11 @@ class Regrouping:
         return waiting + [member.lane for member in self._leaving]
 
     @property
+    def leaving(self) -> list[Member]:
+        """Members that belong to the pool no more and still have something to do."""
+        return list(self._leaving)
+
+    @property
     def settling(self) -> bool:
         """Whether a member that leaves still waits for acknowledgements, or others for its end."""
         return bool(self.lanes) and any(
@@ -97,8 +103,7 @@ class Regrouping:
             self._task = None
         for member in list(self._leaving):
             await self._let_go(member)
-        while self._generations:
-            self._hand_over()
+        self._hand_over_all()
 
     async def _run(self) -> None:
         while True:
@@ -119,8 +124,14 @@ class Regrouping:
             if gone or now >= end or (not member.lane.inflight + member.lane.queued
                                       and self._replaced(member)):  # fmt: skip
                 await self._let_go(member)
-        if not self._leaving and self._empty(now):
+        if self._leaving:
+            return
+        outboxes, members = self._connector.outboxes, self._connector.members
+        if self._empty(now):
             self._hand_over()
+        elif outboxes is not None and not any(one.state == "connected" for one in members):
+            # Nobody knows for how long: what waits here goes to disk, and its publishers go on.
+            self._hand_over_all()
 
     def _replaced(self, member: Member) -> bool:
         """Whether others have the subscriptions of a member, as far as they are wanted."""
@@ -131,6 +142,7 @@ class Regrouping:
     async def _let_go(self, member: Member) -> None:
         await member.stop(for_good=True)
         self._leaving.pop(member, None)
+        self._connector.figures.parted(member)
         self._move(member.lane, self._heir())
         self._connector.retained_sync.moved(member.lane)
 
@@ -147,6 +159,8 @@ class Regrouping:
                 since = self._stuck.setdefault(member, now)
                 if not connected or now - since < STUCK_S:
                     empty = False
+                elif lane.outbox is not None:
+                    continue  # on disk, where it waits for its own connection
                 elif lane.queued:
                     self._move(lane, connected[0].lane, inflight=False)
                     empty = False
@@ -164,6 +178,13 @@ class Regrouping:
         if members:
             return (connected or members)[0].lane
         return self._connector.lane_without_connection()
+
+    def _hand_over_all(self) -> None:
+        """Have what waits here wait in the lanes, as far as they can keep it behind the rest."""
+        while self._generations:
+            if self._connector.outboxes is not None:
+                self._connector.outboxes.hold_back()
+            self._hand_over()
 
     def _hand_over(self) -> None:
         """What came after the first change is the oldest now."""

@@ -13,7 +13,7 @@ from pydantic import (
 from isthmus.config.model import SettingsModel
 from isthmus.config.problems import Problem, raise_any
 from isthmus.config.secrets import Secret
-from isthmus.config.units import Duration, DurationOrNever, Size
+from isthmus.config.units import Duration, DurationOrNever, Rate, Size
 from isthmus.config.version import Version
 from isthmus.connectors.address import UNIX_SCHEME, Address, parse_address
 from isthmus.connectors.connection_settings import (
@@ -22,7 +22,6 @@ from isthmus.connectors.connection_settings import (
     FailbackSettings,
     LazySettings,
     NotificationSettings,
-    Rate,
     ReconnectSettings,
     SessionExpiry,
     StaticClientSettings,
@@ -138,6 +137,15 @@ class ConnectorSettings(SettingsModel):
         description="Longest time that sent data may stay without an answer of the far side's "
         "TCP (Linux); not set leaves it to the system.",
     )
+    tcp_retransmit_max: DurationOrNever = Field(
+        default=1.5,
+        ge=1,
+        le=120,
+        description="Longest wait before TCP sends again what is not answered (Linux 6.15 and "
+        "newer), so that messages pass again that soon after an outage; TCP itself waits up to as "
+        "long as the outage was. Above the round trip of the slowest link; `never` leaves it to "
+        "the system.",
+    )
     tls: TLSClientSettings | None = Field(
         default=None,
         description="TLS; `mqtts://` or `wss://` alone verifies against the system's roots.",
@@ -154,6 +162,13 @@ class ConnectorSettings(SettingsModel):
         le=65_535,
         description="QoS 1 and 2 messages on their way to the service, per connection.",
     )
+    spill_after: Duration = Field(
+        default=0.02,
+        ge=0.001,
+        le=60,
+        description="How long a message may be without the service's acknowledgement before it "
+        "goes to disk, which releases its publisher. Until then nothing is written.",
+    )
     ack_timeout: DurationOrNever = Field(
         default=60.0,
         ge=1,
@@ -165,6 +180,19 @@ class ConnectorSettings(SettingsModel):
         description="Most messages to the service per time, with bursts of one second, over all "
         "connections together; more wait in the queue.",
         examples=["100/s"],
+    )
+    drain_rate: Rate | None = Field(
+        default=None,
+        description="Most messages to the service per time while what an outage has left on disk "
+        "is sent, over all connections together; what comes meanwhile waits behind it. Not set "
+        "means as fast as the service takes them.",
+        examples=["500/s"],
+    )
+    max_dead_letters: Size = Field(
+        default=100 << 20,
+        ge=1024,
+        description="Bytes of dead letters that are kept: messages that could not be delivered. "
+        "When there are more the oldest are dropped, and counted as `dead_letters_full`.",
     )
     receive_maximum: int = Field(
         default=1000,
@@ -205,6 +233,13 @@ class ConnectorSettings(SettingsModel):
         "it does not send our own messages back.",
     )
 
+    join_filters: bool = Field(
+        default=True,
+        description="Subscribe only to the widest filters of the routes (`a/#` for `a/#` and "
+        "`a/b`), and to what they cover where the service refuses them. Off, every filter is "
+        "subscribed with its own QoS, in the order of the routes, and a service that sends a copy "
+        "for each subscription sends a message twice.",
+    )
     filters_per_subscribe: int = Field(
         default=1000,
         ge=1,
@@ -270,6 +305,14 @@ class ConnectorSettings(SettingsModel):
     def proxy_address(self) -> Proxy | None:
         """The parts of `proxy`."""
         return parse_proxy(self.proxy.get_secret_value()) if self.proxy is not None else None
+
+    @property
+    def without_effect(self) -> str:
+        """The keys that `static_client_ids` leaves without effect, in words; empty if none is."""
+        if not self.static_client_ids:
+            return ""
+        keys = [key for key in ("pool", "client_id_prefix") if key in self.model_fields_set]
+        return " and ".join(f"'{key}'" for key in keys)
 
     @property
     def _urls(self) -> tuple[str, ...]:
@@ -386,6 +429,8 @@ class ConnectorSettings(SettingsModel):
             problem("client_id", "has no effect together with 'static_client_ids'; drop one")
         if self.client_id is not None and self.client_id_prefix is not None:
             problem("client_id_prefix", "has no effect together with 'client_id'; drop one")
+        if self.drain_rate is not None and self.rate_limit is not None:
+            problem("drain_rate", "has no effect beside 'rate_limit', which always holds; drop one")
         if self.tls is not None and not any(address.encrypted for address in self.addresses):
             problem("tls", "is set, but the URL is not encrypted; write mqtts:// in 'url'")
         if self.proxy is not None and self.address.scheme == UNIX_SCHEME:
@@ -402,7 +447,8 @@ class ConnectorSettings(SettingsModel):
         if self.will is not None and not notifications.local_only:
             text = "cannot be set together with 'notifications', which are the will; drop one"
             found.append(Problem(("will",), f"{text}, or set 'notifications.local_only'"))
-        several = self.pool > 1 or any(len(ids) > 1 for ids in self.static_client_ids.values())
+        static = self.static_client_ids
+        several = any(len(ids) > 1 for ids in static.values()) if static else self.pool > 1
         if several and CLIENT_ID_VARIABLE not in notifications.topic:
             text = f"must hold {CLIENT_ID_VARIABLE}, as there are several connections"
             found.append(Problem(("notifications", "topic"), text))

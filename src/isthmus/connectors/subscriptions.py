@@ -5,9 +5,18 @@ which none includes another, so that it has no reason to send a message twice. W
 message is decided here, by matching its topic. Filters that overlap without one including the other
 (`a/+` and `+/b`) stay apart; a service that sends a copy for each then delivers a message of `a/b`
 twice.
+
+A filter that the service refuses stands for no other: what it covers is asked for itself, until the
+service grants it after all. What is subscribed already stays so until the filter that covers it has
+been granted. Who owns a filter does not depend on any answer, else a service that grants one thing
+to one member and another to the next could send a filter round between them for ever.
+
+Not `joined`, every filter is asked for, whatever others include: that is how Mosquitto does it.
 """
 
 from __future__ import annotations
+
+from itertools import chain
 
 from isthmus.connectors.ownership import owners
 from isthmus.mqtt.topic_tree import TopicTree
@@ -21,14 +30,29 @@ class Subscriptions:
     """Filters that subscribers asked for, and what the far service answered to each member.
 
     Members of the pool are counted from 0. An answer is the code of a SUBACK: the granted QoS, or
-    0x80 and above for a refusal. `moving` says that members still have filters that others shall
-    have: look again for `surplus` after each answer.
+    0x80 and above for a refusal. `moving` says that a filter waits for the answer to another one,
+    or that a refusal asks for more: bring all members up to date after each answer.
     """
 
-    __slots__ = ("_answers", "_asked", "_cover", "_owners", "_shares", "moving")
+    __slots__ = (
+        "_answers",
+        "_asked",
+        "_cover",
+        "_joined",
+        "_owners",
+        "_shares",
+        "_standing",
+        "_wider",
+        "moving",
+    )
 
-    def __init__(self, members: int = 1) -> None:
+    def __init__(self, members: int = 1, *, joined: bool = True) -> None:
         self._asked: dict[bytes, dict[object, int]] = {}
+        self._joined = joined
+        # For each filter, the others that include it; None if that is to be found anew.
+        self._wider: dict[bytes, list[bytes]] | None = None
+        # Those that include others: their answers decide what else is asked for.
+        self._standing: frozenset[bytes] = frozenset()
         self._cover: dict[bytes, int] | None = None
         self._owners: dict[bytes, int | None] = {}
         self._shares: list[dict[bytes, int]] = []
@@ -39,22 +63,31 @@ class Subscriptions:
     def add(self, filter_: bytes, subscriber: object, qos: int) -> None:
         """`subscriber` wants `filter_` with at most `qos`."""
         self._asked.setdefault(filter_, {})[subscriber] = qos
-        self._cover = None
+        self._wider = self._cover = None
 
     def remove(self, filter_: bytes, subscriber: object) -> None:
         """`subscriber` no longer wants `filter_`."""
         subscribers = self._asked.get(filter_)
         if subscribers is not None:
             subscribers.pop(subscriber, None)
-            self._cover = None
+            self._wider = self._cover = None
             if not subscribers:
                 del self._asked[filter_]
+
+    def join(self, *, joined: bool) -> None:
+        """Ask for the widest filters only, or for every one."""
+        if joined != self._joined:
+            self._joined = joined
+            self._wider = self._cover = None
 
     def cover(self) -> dict[bytes, int]:
         """The filters to subscribe to and the QoS of each, in the order they were asked."""
         if self._cover is None:
-            self._cover = self._make_cover()
-            self._owners = owners(list(self._cover), len(self._answers))
+            if self._wider is None:
+                self._wider = self._find_wider()
+                self._standing = frozenset(chain.from_iterable(self._wider.values()))
+                self._owners = self._find_owners(self._wider)
+            self._cover = self._make_cover(self._wider)
             self._shares = [{} for _ in self._answers]
             for filter_, qos in self._cover.items():
                 owner = self._owners[filter_]
@@ -93,19 +126,26 @@ class Subscriptions:
         for filter_ in answers:
             if filter_ in share:
                 continue
-            if self._on_the_way(filter_):
+            if self._on_the_way(filter_, member):
                 self.moving = True
             else:
                 gone.append(filter_)
         return [filter_ for filter_ in gone if answers.pop(filter_)[1] < 0x80]
 
-    def _on_the_way(self, filter_: bytes) -> bool:
-        """Whether the member that shall have a filter now has no answer yet.
+    def _on_the_way(self, filter_: bytes, member: int) -> bool:
+        """Whether what shall bring the messages of a filter of `member` now has no answer yet.
 
-        The one that had it before keeps it so long, so that no message is missed.
+        That is the same filter at another member, or one that covers it. What was there before
+        stays so long, so that no message is missed.
         """
-        owner = self._owners.get(filter_)
-        return owner is not None and filter_ not in self._answers[owner]
+        wider = self._wider or {}
+        if filter_ not in wider:
+            return False
+        by, cover = filter_, self.cover()
+        if filter_ not in cover:
+            by = next(one for one in wider[filter_] if one in cover and not self._is_refused(one))
+        owner = self._owners[by]
+        return by not in self._answers[member if owner is None else owner]
 
     def regroup(self, members: list[int | None]) -> list[list[bytes]]:
         """The members are others now: for each, which one it was before, or None.
@@ -114,7 +154,7 @@ class Subscriptions:
         """
         before = self._answers
         self._answers = [{} if old is None else before[old] for old in members] or [{}]
-        self._cover = None
+        self._wider = self._cover = None
         return [
             [filter_ for filter_, (_, code) in answers.items() if code < 0x80]
             for old, answers in enumerate(before)
@@ -126,11 +166,16 @@ class Subscriptions:
         answers = self._answers[member]
         before = answers.get(filter_, UNANSWERED)
         answers[filter_] = (qos, code)
+        if filter_ in self._standing and (before[1] >= 0x80) != (code >= 0x80):
+            self._cover = None
+            self.moving = True
         return before[1] != code
 
     def forget(self, member: int) -> None:
         """The session of `member` at the service is new: nothing is subscribed in it."""
         self._answers[member].clear()
+        if self._standing:
+            self._cover = None
 
     def counts(self, member: int) -> tuple[int, int]:
         """How many filters the service granted to `member`, and how many it refused."""
@@ -155,28 +200,56 @@ class Subscriptions:
         """Filters that the far service refused, with their codes."""
         return {filter_: code for filter_, code in self.answers.items() if code >= 0x80}
 
-    def _make_cover(self) -> dict[bytes, int]:
+    def _find_wider(self) -> dict[bytes, list[bytes]]:
+        """For each filter the others that include it; of two that are equal, the earlier."""
         asked = self._asked
+        if not self._joined:
+            return {filter_: [] for filter_ in asked}
         tree: TopicTree[bytes] = TopicTree()
         place = {}
         for index, filter_ in enumerate(asked):
             tree.add(filter_, None, filter_)
             place[filter_] = index
-
-        def covering(filter_: bytes) -> list[bytes]:
-            """The other filters that include `filter_`; of two that are equal, the earlier."""
-            # A filter that includes another one matches its text as if that were a topic.
-            return [
+        # A filter that includes another one matches its text as if that were a topic.
+        return {
+            filter_: [
                 other
                 for other in tree.match(filter_)
                 if other != filter_
                 and covers(other, filter_)
                 and (place[other] < place[filter_] or not covers(filter_, other))
             ]
+            for filter_ in asked
+        }
 
-        wider = {filter_: covering(filter_) for filter_ in asked}
-        found = {filter_: 0 for filter_, others in wider.items() if not others}
+    def _find_owners(self, wider: dict[bytes, list[bytes]]) -> dict[bytes, int | None]:
+        """The member that has each filter: that of the widest one which includes it."""
+        found = owners([one for one, others in wider.items() if not others], len(self._answers))
         for filter_, others in wider.items():
-            by = filter_ if not others else next(other for other in others if other in found)
-            found[by] = max(found[by], *asked[filter_].values())
+            if others:
+                found[filter_] = found[next(other for other in others if not wider[other])]
         return found
+
+    def _make_cover(self, wider: dict[bytes, list[bytes]]) -> dict[bytes, int]:
+        """What stands for all filters, and what does not because it was refused."""
+        refused = {filter_ for filter_ in self._standing if self._is_refused(filter_)}
+        found = {filter_: 0 for filter_, others in wider.items() if refused.issuperset(others)}
+        for filter_, others in wider.items():
+            by = (
+                filter_
+                if filter_ in found
+                else next(other for other in others if other in found and other not in refused)
+            )
+            qos = max(self._asked[filter_].values())
+            # What was refused is asked for again with what it would stand for.
+            for one in (by, *refused.intersection(others)):
+                if one in found:
+                    found[one] = max(found[one], qos)
+        return found
+
+    def _is_refused(self, filter_: bytes) -> bool:
+        """Whether nobody has been granted `filter_`, and somebody been refused."""
+        owner = self._owners[filter_]
+        asked = self._answers if owner is None else [self._answers[owner]]
+        codes = [answers.get(filter_, UNANSWERED)[1] for answers in asked]
+        return max(codes) >= 0x80 and not any(0 <= code < 0x80 for code in codes)

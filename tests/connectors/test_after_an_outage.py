@@ -1,0 +1,95 @@
+"""After an outage: how fast what it left is sent, and how old that is said to be."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isthmus import clock
+from isthmus.connectors.settings import ConnectorSettings
+from raw import PUBACK, PUBLISH, FarSide, ack_packet, until
+from running import bridge, out
+
+
+def config(port: int, data: Path, **connector: Any) -> dict[str, Any]:
+    found = bridge(port, routes={"out": out("out/#")}, client_id="edge-1", **connector)
+    return {**found, "broker": {"data": str(data)}}
+
+
+async def payload(there: Any) -> int:
+    got = await there.expect(PUBLISH)
+    there.send(ack_packet(PUBACK, got.packet_id))
+    return int(got.payload)
+
+
+async def test_what_was_stored_is_sent_at_the_drain_rate_and_live_traffic_behind_it(
+    isthmus: Any, far: FarSide, tmp_path: Path
+) -> None:
+    near = await isthmus(config(far.port, tmp_path, drain_rate="40/s"))
+    here = await near.client("here")
+    for number in range(40):
+        here.publish("out/a", str(number), 1)
+        await here.expect(PUBACK)
+    there, _ = await far.client()
+    began = clock.monotonic()
+    assert await payload(there) == 0
+    for number in range(40, 44):
+        here.publish("out/a", str(number), 1)
+        await here.expect(PUBACK)
+    found = [await payload(there) for _ in range(1, 44)]
+    took = clock.monotonic() - began
+    assert found == list(range(1, 44))
+    assert 0.8 < took < 2.5
+    await until(lambda: not near.cloud.unsettled)
+    # What comes now is sent at once.
+    began = clock.monotonic()
+    for number in range(40):
+        here.publish("out/a", str(number), 1)
+    assert [await payload(there) for _ in range(40)] == list(range(40))
+    assert clock.monotonic() - began < 0.5
+
+
+async def test_a_connection_without_a_backlog_is_not_slowed_down(
+    isthmus: Any, far: FarSide, tmp_path: Path
+) -> None:
+    near = await isthmus(config(far.port, tmp_path, drain_rate="1/s"))
+    there, _ = await far.client()
+    await near.connected()
+    here = await near.client("here")
+    began = clock.monotonic()
+    for number in range(20):
+        here.publish("out/a", str(number), 1)
+    assert [await payload(there) for _ in range(20)] == list(range(20))
+    assert clock.monotonic() - began < 0.9
+
+
+def test_a_drain_rate_beside_a_rate_limit_says_that_it_has_no_effect() -> None:
+    with pytest.raises(ValueError, match="has no effect beside 'rate_limit'"):
+        ConnectorSettings(url="h", rate_limit="5/s", drain_rate="1/s")
+
+
+async def test_the_age_of_what_is_on_disk_goes_on_over_a_restart(
+    isthmus: Any, far: FarSide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near = await isthmus(config(far.port, tmp_path))
+    here = await near.client("here")
+    here.publish("out/a", "0", 1)
+    await here.expect(PUBACK)
+    await near.app.close()
+    while not far._accepted.empty():
+        far._accepted.get_nowait().reset()
+    now = clock.wall
+    monkeypatch.setattr(clock, "wall", lambda: now() + 3600)
+    near = await isthmus(config(far.port, tmp_path))
+    here = await near.client("here")
+    here.publish("out/a", "1", 1)
+    await here.expect(PUBACK)
+    await until(lambda: near.cloud.figures.read()["oldest_age_s"] > 3599)
+    assert near.cloud.figures.read()["oldest_age_s"] < 3700
+    there, _ = await far.client()
+    assert [await payload(there), await payload(there)] == [0, 1]
+    await until(lambda: near.cloud.figures.read()["oldest_age_s"] == 0)
+    await asyncio.sleep(0)

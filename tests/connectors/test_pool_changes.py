@@ -1,0 +1,173 @@
+"""A pool that has become another one while messages wait on disk: no topic is out of order."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from test_outbox import acknowledged, durable, reloaded
+
+from isthmus.connectors.outboxes import logs_of
+from raw import PUBACK, PUBLISH, Raw, ack_packet, until
+from running import Isthmus
+
+TOPICS = 10
+
+
+def maker(far, tmp_path, **how: Any):
+    def pool(names, **more) -> dict[str, Any]:
+        ids = {"static_client_ids": {"edge": list(names)}}
+        return durable(far.port, tmp_path, max_inflight=5, **ids, **how, **more)
+
+    return pool
+
+
+async def feed(near, first, count, name="here"):
+    here = await near.client(name)
+    for number in range(first, first + count):
+        here.publish(f"out/{number % TOPICS}", str(number), 1)
+    await acknowledged(here, count)
+    here.close()
+
+
+async def collect(far, near, links):
+    """What arrives until nothing is stored any more, in order."""
+    found = [(await far.client())[0] for _ in range(links)]
+    arrived: list[int] = []
+
+    async def take(there: Raw) -> None:
+        while True:
+            got = await there.packet()
+            if got.kind == PUBLISH:
+                arrived.append(int(got.payload))
+                await asyncio.sleep(0.001)
+                there.send(ack_packet(PUBACK, got.packet_id))
+
+    takers = [asyncio.create_task(take(there)) for there in found]
+    try:
+        await until(lambda: not near.cloud.stored)
+    finally:
+        for taker in takers:
+            taker.cancel()
+        await asyncio.gather(*takers, return_exceptions=True)
+    return arrived
+
+
+def turned(arrived):
+    """What came on topics whose messages did not come in order."""
+    topics = [[number for number in arrived if number % TOPICS == topic] for topic in range(TOPICS)]
+    return [found for found in topics if found != sorted(found)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("ab", "abcd"), ("abcd", "ab"), ("abc", "xyz"), ("abcd", "bx")],
+)
+async def test_a_start_with_another_pool(isthmus, far, tmp_path, before, after):
+    pool = maker(far, tmp_path)
+    far.stop_listening()
+    first = await Isthmus.start(pool(before))
+    await feed(first, 0, 100)
+    await first.app.stop()
+    near = await isthmus(pool(after))
+    await feed(near, 100, 100)
+    await far.start()
+    arrived = await collect(far, near, len(after))
+    assert sorted(arrived) == list(range(200))
+    assert not turned(arrived)
+    assert max(arrived[:100]) < 100
+    names = {f"outbox/cloud/{name}" for name in after}
+    await until(lambda: set(logs_of("cloud", near.app.store)) == names)
+
+
+async def test_a_pool_that_shrinks_while_new_messages_wait_for_old_ones(isthmus, far, tmp_path):
+    pool = maker(far, tmp_path)
+    far.stop_listening()
+    first = await Isthmus.start(pool("ab"))
+    await feed(first, 0, 100)
+    await first.app.stop()
+    near = await isthmus(pool("abc"))
+    await feed(near, 100, 100)
+    await reloaded(near, pool("ab"))
+    await until(lambda: not near.cloud.leaving)
+    await far.start()
+    arrived = await collect(far, near, 2)
+    assert not turned(arrived)
+
+
+@pytest.mark.parametrize(("before", "after"), [("ab", "abcd"), ("abcd", "ab")])
+async def test_a_second_start_before_the_old_ones_have_gone(isthmus, far, tmp_path, before, after):
+    pool = maker(far, tmp_path)
+    far.stop_listening()
+    first = await Isthmus.start(pool(before))
+    await feed(first, 0, 100)
+    await first.app.stop()
+    second = await Isthmus.start(pool(after))
+    await feed(second, 100, 100)
+    await second.app.stop()
+    near = await isthmus(pool(after))
+    await far.start()
+    arrived = await collect(far, near, len(after))
+    assert sorted(set(arrived)) == list(range(200))
+    assert not turned(arrived), turned(arrived)
+
+
+async def test_a_reload_while_it_is_down_keeps_acknowledging(isthmus, far, tmp_path):
+    pool = maker(far, tmp_path)
+    far.stop_listening()
+    near = await isthmus(pool("ab"))
+    await feed(near, 0, 100)
+    for number, names in enumerate(("abc", "b", "xyz")):
+        await reloaded(near, pool(names))
+        await feed(near, 100 * (number + 1), 100)
+    await until(lambda: not near.cloud.leaving)
+    await far.start()
+    arrived = await collect(far, near, 3)
+    assert sorted(arrived) == list(range(400))
+    assert not turned(arrived)
+
+
+async def test_the_same_client_ids_in_another_order(isthmus, far, tmp_path):
+    pool = maker(far, tmp_path)
+    far.stop_listening()
+    first = await Isthmus.start(pool("ab"))
+    await feed(first, 0, 100)
+    await first.app.stop()
+    near = await isthmus(pool("ba"))
+    await feed(near, 100, 100)
+    await far.start()
+    arrived = await collect(far, near, 2)
+    assert not turned(arrived), turned(arrived)
+
+
+async def test_a_pool_that_grew_by_a_reload_and_then_a_restart(isthmus, far, tmp_path):
+    pool = maker(far, tmp_path)
+    far.stop_listening()
+    first = await Isthmus.start(pool("a"))
+    await feed(first, 0, 100)
+    await reloaded(first, pool("ab"))
+    here = await first.client("here")
+    for number in range(100, 200):
+        here.publish(f"out/{number % TOPICS}", str(number), 1)
+    await here.arrived()  # they wait in memory for the change of the pool
+    await first.app.stop()
+    near = await isthmus(pool("ab"))
+    await far.start()
+    arrived = await collect(far, near, 2)
+    assert not turned(arrived), turned(arrived)
+
+
+async def test_a_connector_that_is_removed_and_comes_back(isthmus, far, tmp_path):
+    pool = maker(far, tmp_path)
+    far.stop_listening()
+    first = await Isthmus.start(pool("ab"))
+    await feed(first, 0, 100)
+    await first.app.stop()
+    near = await isthmus(pool("abc"))
+    await feed(near, 100, 100)
+    await reloaded(near, {**pool("abc"), "connectors": {}, "routes": {}})
+    await reloaded(near, pool("abc"))
+    await far.start()
+    arrived = await collect(far, near, 3)
+    assert not turned(arrived), turned(arrived)
