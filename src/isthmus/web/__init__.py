@@ -1,0 +1,1 @@
+"""The HTTP port: metrics for Prometheus, and whether the process is alive and ready."""
