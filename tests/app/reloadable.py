@@ -7,9 +7,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,10 @@ class Reloadable:
         self.process: subprocess.Popen[bytes] | None = None
 
     def write(self, configuration: dict[str, Any] | str) -> None:
-        text = configuration if isinstance(configuration, str) else json.dumps(configuration)
-        self.file.write_text(text)
+        """A text as it is; a mapping without an HTTP port, unless it has one of its own."""
+        if not isinstance(configuration, str):
+            configuration = json.dumps({"http": None, **configuration})
+        self.file.write_text(configuration)
 
     async def start(self, configuration: dict[str, Any] | str) -> None:
         self.write(configuration)
@@ -38,7 +42,7 @@ class Reloadable:
                 stderr=log,
                 env=self.env,
             )
-        await until(lambda: self.socket is not None or not self.alive, 15)
+        await until(lambda: self.listens or not self.alive, 15)
         assert self.alive, self.log
 
     @property
@@ -50,13 +54,27 @@ class Reloadable:
         return self.log_file.read_text()
 
     @property
-    def socket(self) -> Path | None:
-        return next(iter((self.runtime / "isthmus").glob("*-*")), None)
+    def sockets(self) -> list[Path]:
+        """The control sockets, also what a killed process left of its own."""
+        return list((self.runtime / "isthmus").glob("*-*"))
 
-    async def command(self, *arguments: object) -> tuple[int, str, str]:
-        """`isthmus reload` with arguments: exit status, output, errors."""
+    @property
+    def socket(self) -> Path | None:
+        return next(iter(self.sockets), None)
+
+    @property
+    def listens(self) -> bool:
+        """Whether it takes requests: its socket is there a moment before it does."""
+        for path in self.sockets:
+            with socket.socket(socket.AF_UNIX) as sock, suppress(OSError):
+                sock.connect(str(path))
+                return True
+        return False
+
+    async def command(self, *arguments: object, name: str = "reload") -> tuple[int, str, str]:
+        """`isthmus reload`, or another command, with arguments: exit status, output, errors."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "isthmus", "reload", *map(str, arguments),
+            sys.executable, "-m", "isthmus", name, *map(str, arguments),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.env, cwd=self.file.parent,
         )  # fmt: skip
         async with asyncio.timeout(30):

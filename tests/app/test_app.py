@@ -117,8 +117,7 @@ async def test_the_demonstration_goes_elsewhere_where_a_port_is_taken():
 async def test_the_demonstration_carries_messages_both_ways(isthmus):
     from isthmus.app.demo import demonstration
 
-    near_port, far_port = free_port(), free_port()
-    settings = demonstration(f"127.0.0.1:{near_port}", f"127.0.0.1:{far_port}")
+    settings = demonstration(*(f"127.0.0.1:{free_port()}" for _ in range(3)))
     far_side, near_side = [await Isthmus.start(one) for one in settings]
     await near_side.connected()
     here, there = await near_side.client("here"), await far_side.client("there")
@@ -157,7 +156,7 @@ async def test_two_isthmuses_bridged_both_ways_do_not_echo(isthmus):
 async def test_signals_end_the_process_with_0(tmp_path, number):
     port = free_port()
     file = tmp_path / "isthmus.yaml"
-    file.write_text(f"listeners: [{{bind: '127.0.0.1:{port}'}}]\n")
+    file.write_text(f"listeners: [{{bind: '127.0.0.1:{port}'}}]\nhttp: null\n")
     process = subprocess.Popen(  # noqa: ASYNC220 - returns at once
         [sys.executable, "-m", "isthmus", "run", str(file)], stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONWARNINGS": "error"},

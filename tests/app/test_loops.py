@@ -8,8 +8,9 @@ from itertools import combinations
 
 import pytest
 
+from isthmus.delivery.loop_alarm import ALARM_COUNT
 from mosquitto import free_port
-from raw import PUBACK, PUBLISH, Raw, ack_packet, publish_packet, until
+from raw import PUBACK, PUBLISH, Raw, ack_packet, grant, publish_packet, until
 from running import QUICK, Isthmus, back, bridge, out
 
 BOTH = {"direction": "both", "topics": ["#"], "from": "local"}
@@ -183,24 +184,121 @@ async def test_the_memory_cancels_what_a_far_side_sends_back(isthmus, mosquitto)
     assert near.cloud.drops.counts == {"echo": 20}
 
 
-async def test_equal_messages_of_a_publisher_all_arrive(isthmus, mosquitto) -> None:
-    """10,000 equal messages through a two-way route with the memory on."""
+EQUAL = 10_000
+PART = 250
+"""So many at a time: what comes back does so long before it is forgotten."""
+
+
+class Counting:
+    """A client that counts the messages it gets, which all have to be the same one."""
+
+    def __init__(self, raw: Raw) -> None:
+        self.raw = raw
+        self.count = 0
+
+    async def has(self, count: int) -> None:
+        """Wait for so many in all, and for what comes after them."""
+        deadline = asyncio.get_running_loop().time() + 8
+        while self.count < count:
+            await self._take()
+            assert asyncio.get_running_loop().time() < deadline, f"{self.count} of {count}"
+        await self._take()
+        assert self.count == count
+
+    async def _take(self) -> None:
+        for found in await self.raw.arrived():
+            assert (found.kind, found.topic, found.payload) == (PUBLISH, "same", b"same")
+            self.count += 1
+
+
+async def equal(publisher: Raw, count: int) -> None:
+    """Publish so many equal messages, and wait for their acknowledgements."""
+    for _ in range(count):
+        publisher.publish("same", "same", 1)
+    acknowledged = 0
+    while acknowledged < count:
+        acknowledged += (await publisher.packet()).kind == PUBACK
+
+
+@pytest.mark.parametrize("sides", ["near", "far", "both"])
+async def test_equal_messages_of_a_publisher_all_arrive(isthmus, mosquitto, sides: str) -> None:
+    """10,000 equal messages through a two-way route with the memory on, from one side or both.
+
+    Each subscriber gets each of them once: what the far side sends back is cancelled, and nothing
+    of what somebody published there.
+    """
     real = await mosquitto("max_queued_messages 0", "max_inflight_messages 0")
     near = await isthmus(two_way(real.port, memory=True))
     await near.connected()
-    there = await Raw.client(real.port, "there")
-    await there.subscribe("#")
+    here = Counting(await near.client("here"))
+    there = Counting(await Raw.client(real.port, "there"))
+    publishers = []
+    if sides != "far":
+        publishers.append(await near.client("near publisher"))
+    if sides != "near":
+        publishers.append(await Raw.client(real.port, "far publisher"))
+    for one in (here, there):
+        await one.raw.subscribe("same")
+    each = EQUAL // len(publishers)
+    sent = 0
+    for _ in range(each // PART):
+        await asyncio.gather(*(equal(publisher, PART) for publisher in publishers))
+        sent += PART * len(publishers)
+        await here.has(sent)
+        await there.has(sent)
+    assert sent == EQUAL
+    # The far side sends back what it got from here, and nothing else comes twice.
+    assert near.cloud.drops.counts == ({} if sides == "far" else {"echo": each})
+    # What came from there never goes back there.
+    assert near.cloud.members[0].lane.sent == (0 if sides == "far" else each)
+
+
+async def test_very_many_copies_over_mqtt_3_are_an_alarm(isthmus, mosquitto, caplog) -> None:
+    real = await mosquitto("max_queued_messages 0", "max_inflight_messages 0")
+    near = await isthmus(two_way(real.port, memory=True))
+    await near.connected()
     here = await near.client("here")
-    for _ in range(20):
-        for _message in range(500):
-            here.publish("same", "same", 1)
-        while len([p for p in await here.arrived() if p.kind == 4]) == 0:
-            pass
-    count = 0
-    deadline = asyncio.get_running_loop().time() + 8
-    while count < 10_000 and asyncio.get_running_loop().time() < deadline:
-        count += len([p for p in await there.arrived() if p.kind == PUBLISH])
-    assert count == 10_000
+    for _ in range(ALARM_COUNT // PART):
+        await equal(here, PART)
+    await until(lambda: near.cloud.drops.counts == {"echo": ALARM_COUNT})
+    alarms = [record for record in caplog.records if "came back within" in record.message]
+    assert len(alarms) == 1
+
+
+async def test_a_ring_over_mqtt_3_without_a_guard_is_noticed(isthmus, monkeypatch, caplog) -> None:
+    """One message goes round until somebody ends it; each process says so, once."""
+    monkeypatch.setattr("isthmus.connectors.ring_watch.LASTING_S", 1)
+    ports = [free_port() for _ in range(3)]
+    nodes = await started(
+        isthmus,
+        [node(port, {"next": ports[(i + 1) % 3]}, "3.1.1") for i, port in enumerate(ports)],
+    )
+    publisher = await nodes[0].client("publisher")
+    publisher.publish("round", "and round")
+
+    def said() -> list[str]:
+        lines = [record.getMessage() for record in caplog.records]
+        return [line for line in lines if "one and the same message" in line]
+
+    await until(said)
+    assert "'round'" in said()[0]
+    assert "use MQTT 5 on all connections" in said()[0]
+    await nodes[1].app.connectors["next"].stop()  # which ends it
+
+
+async def test_a_publisher_of_many_messages_over_mqtt_3_is_no_ring(
+    isthmus, far, monkeypatch, caplog
+) -> None:
+    monkeypatch.setattr("isthmus.connectors.ring_watch.LASTING_S", 1)
+    near = await isthmus(two_way(far.port))
+    there, _ = await far.client()
+    await grant(there)
+    await near.connected()
+    for number in range(400):
+        there.publish("t", f"{number}")
+        await asyncio.sleep(0.006)
+    assert near.status()["state"] == "connected"
+    assert not [record for record in caplog.records if "the same message" in record.message]
 
 
 HOPS = ("isthmus-hops", "1@aaaaaaaaaaaa")

@@ -28,7 +28,19 @@ from isthmus.app.settings import Settings
 from isthmus.auth.passwords import create_entry
 from isthmus.errors import ConfigError
 from mosquitto import Mosquitto, free_port, listens
-from raw import CONNACK, DISCONNECT, OPEN, PUBACK, PUBLISH, Raw, connect_packet, until
+from raw import (
+    CONNACK,
+    DISCONNECT,
+    OPEN,
+    PUBACK,
+    PUBLISH,
+    UNSUBSCRIBE,
+    Raw,
+    ack_packet,
+    connect_packet,
+    grant,
+    until,
+)
 
 
 @pytest_asyncio.fixture
@@ -44,7 +56,8 @@ async def process(tmp_path: Path) -> AsyncIterator[Reloadable]:
 
 
 def listening(*ports: int, **more: Any) -> dict[str, Any]:
-    return {"listeners": [{"bind": f"127.0.0.1:{port}"} for port in ports], **more}
+    listeners = [{"bind": f"127.0.0.1:{port}"} for port in ports]
+    return {"listeners": listeners, **more}
 
 
 def text_of(*ports: int, tls: dict[str, Any] | None = None) -> str:
@@ -52,7 +65,7 @@ def text_of(*ports: int, tls: dict[str, Any] | None = None) -> str:
     lines = ["listeners:", *(f'- bind: "127.0.0.1:{port}"' for port in ports)]
     if tls:
         lines += ["  tls:", *(f"    {key}: {value}" for key, value in tls.items())]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "http: null"]) + "\n"
 
 
 def out(far: Any, *topics: str, **cloud: Any) -> dict[str, Any]:
@@ -130,6 +143,7 @@ async def test_a_second_process_of_a_killed_one_is_found(process: Reloadable) ->
     assert (await process.command(process.file))[0] == 0
 
 
+@pytest.mark.alone
 async def test_an_entry_is_removed_only_when_its_process_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,7 +244,8 @@ async def test_a_failure_before_anything_changed_restores_everything(
     own = {"bind": f"127.0.0.1:{other}", "auth": {"password_file": str(users)}}
     wide = {"bind": f"0.0.0.0:{port}"}
     auth = {"allow_anonymous": True, "insecure_public_anonymous": True}
-    wanted = {"auth": auth, "listeners": [own, wide, {"bind": f"127.0.0.1:{free_port()}"}]}
+    third = {"bind": f"127.0.0.1:{free_port()}"}
+    wanted = {"auth": auth, "listeners": [own, wide, third], "http": None}
     open_listener, opened = app.open_listener, []
 
     def fail_at_last(index: int, entrance: Any) -> Any:
@@ -359,13 +374,33 @@ async def test_a_wider_address_replaces_a_narrower_one(process: Reloadable) -> N
     port = free_port()
     await process.start(listening(port))
     auth = {"allow_anonymous": True, "insecure_public_anonymous": True}
-    wide = {"listeners": [{"bind": f"0.0.0.0:{port}"}], "auth": auth}
+    wide = {"listeners": [{"bind": f"0.0.0.0:{port}"}], "auth": auth, "http": None}
     assert f"listener 0.0.0.0:{port}: added" in await process.changed(wide)
     await Raw.client(port, "wide")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         bad = listening(port, taken.getsockname()[1], auth=auth)
         assert (await process.reload(bad))["status"] == 1
     await Raw.client(port, "still")  # the wide one listens again
+
+
+async def test_a_listener_on_one_interface_replaces_one_on_all(process: Reloadable) -> None:
+    port = free_port()
+    await process.start(listening(port))
+    here = await Raw.client(port, "here")
+    narrow = {"listeners": [{"bind": f"127.0.0.1:{port}", "interface": "lo"}]}
+    assert await process.changed(narrow) == [
+        f"listener 127.0.0.1:{port} on lo: added",
+        f"listener 127.0.0.1:{port}: removed",
+    ]
+    assert (await here.expect(DISCONNECT)).code == 0x98
+    there = await Raw.client(port, "there")
+    assert (await process.changed(narrow))[0].startswith("nothing has changed")
+    await there.published("t", "x", 1)
+    narrow["listeners"][0]["interface"] = "nowhere0"
+    answer = await process.reload(narrow)
+    assert answer["status"] == 1
+    assert "no such interface" in json.dumps(answer)
+    await there.published("t", "x", 1)
 
 
 async def test_a_listener_gets_other_options_without_a_gap(
@@ -375,7 +410,7 @@ async def test_a_listener_gets_other_options_without_a_gap(
     await process.start(listening(port))
     here = await Raw.client(port, "here")
     tls = {"certificate": str(certificates.server), "key": str(certificates.server)}
-    secure = {"listeners": [{"bind": f"127.0.0.1:{port}", "tls": tls}]}
+    secure = {"listeners": [{"bind": f"127.0.0.1:{port}", "tls": tls}], "http": None}
     assert await process.changed(secure) == [f"listener 127.0.0.1:{port}: changed (tls)"]
     context = ssl.create_default_context(cafile=str(certificates.ca))
     there = await Raw.client(port, "there", tls=context)
@@ -394,12 +429,12 @@ async def test_a_listener_with_other_users_sends_its_clients_away(
     users = tmp_path / "users"
     users.write_text(create_entry("ann", b"ann", iterations=2) + "\n")
     own = {"bind": f"127.0.0.1:{other}", "auth": {"password_file": str(users)}}
-    await process.start({"listeners": [{"bind": f"127.0.0.1:{port}"}, own]})
+    await process.start({"listeners": [{"bind": f"127.0.0.1:{port}"}, own], "http": None})
     here = await Raw.client(port, "here")
     ann = await Raw.client(other, "ann", username="ann", password="ann", session_expiry=60)
     await ann.subscribe("t", qos=1)
     # Another place in the list: the same listener, the same users.
-    await process.changed({"listeners": [own, {"bind": f"127.0.0.1:{port}"}]})
+    await process.changed({"listeners": [own, {"bind": f"127.0.0.1:{port}"}], "http": None})
     await here.published("t", "1", 1)
     assert (await ann.message()).payload == b"1"
     await process.changed(listening(port, other))
@@ -511,6 +546,53 @@ async def test_what_waits_for_a_far_side_that_is_down_arrives_at_the_new_address
     assert got == list(range(20))
     for _ in range(20):
         await here.expect(PUBACK)
+
+
+async def test_a_new_token_is_used_without_a_restart_and_nothing_is_lost(
+    process: Reloadable, far: Any, tmp_path: Path
+) -> None:
+    """A password that is good for a short time stands in a file of its own."""
+    token, port = tmp_path / "token", free_port()
+    token.write_text("first\n")
+    how = {"client_id": "me", "username": "me", "password": f"${{file:{token}}}"}
+    configuration = listening(port, **out(far, "a/#", **how))
+    process.write(configuration)
+    starting = asyncio.create_task(process.start(configuration))
+    there, hello = await far.client()
+    await starting
+    assert hello.password == b"first"
+    here = await Raw.client(port, "here")
+    here.publish("a/1", "before", 1)
+    assert (await there.expect(PUBLISH)).payload == b"before"
+    token.write_text("second\n")
+    process.hang_up()
+    there, hello = await far.client(session_present=True)
+    assert hello.password == b"second"
+    found = await there.expect(PUBLISH)
+    assert (found.payload, found.dup) == (b"before", True)
+    there.send(ack_packet(PUBACK, found.packet_id))
+    assert (await here.expect(PUBACK)).packet_id == 1
+    assert "second" not in process.log
+
+
+async def test_filters_are_joined_or_not_on_a_connection_that_stays(
+    process: Reloadable, far: Any
+) -> None:
+    port = free_port()
+
+    def configuration(**how: Any) -> dict[str, Any]:
+        routes = {"in": {"from": "cloud", "topics": ["a/#", "a/b"], "to": "local"}}
+        return listening(port, **{**out(far, **how), "routes": routes})
+
+    starting = asyncio.create_task(process.start(configuration()))
+    there, _ = await far.client()
+    assert [name for name, _ in await grant(there)] == ["a/#"]
+    await starting
+    await process.changed(configuration(join_filters=False))
+    assert [name for name, _ in await grant(there)] == ["a/b"]
+    await process.changed(configuration())
+    gone = await there.expect(UNSUBSCRIBE)
+    assert gone.body[2:] == b"\0\0\3a/b"
 
 
 # -- Mosquitto's file ------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from reloadable import Reloadable
 from mosquitto import Mosquitto, free_port
 from raw import OPEN, PUBACK, PUBLISH, Raw, ack_packet, publish_packet, until
 
+pytestmark = pytest.mark.alone  # it counts on reconnects within fixed times
+
 WINDOW = 10
 QUICK = {"min": "20ms", "max": "100ms"}
 
@@ -106,6 +108,7 @@ class Scene:
         return {
             "node": "edge",
             "listeners": [{"bind": f"127.0.0.1:{self.port}"}],
+            "http": None,
             "broker": {"data": str(self.data)},
             "connectors": {
                 "cloud": {"url": f"127.0.0.1:{self.far.port}", "reconnect": QUICK, **cloud}

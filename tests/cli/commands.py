@@ -12,11 +12,6 @@ from typing import NamedTuple
 
 PATIENCE_S = 15.0
 
-# As installed: with compiled modules kept, whatever the shell that runs the tests prefers.
-_ENVIRONMENT = {
-    name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
-}
-
 
 class Ended(NamedTuple):
     """What a command left: exit status, standard output, standard error."""
@@ -54,7 +49,7 @@ class Command:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**_ENVIRONMENT, **(env or {})},
+            env={**os.environ, **(env or {})},
             cwd=cwd,
         )
         return cls(process)

@@ -40,6 +40,8 @@ WORDS = """\
 This is node site-7.
 Clients connect to 127.0.0.1:1883, not encrypted, from this machine only.
 Clients need no user name and no password, and may read and write every topic.
+Metrics and health are at http://127.0.0.1:8080, for this machine only, without a password, \
+unless something else is there already.
 Sessions and retained messages are in memory: a restart forgets them. Without a data folder \
 (broker.data) generated client ids are new at each start, so far sides keep nothing for this one \
 over a restart.
@@ -101,6 +103,7 @@ def test_access_in_words(certificates, tmp_path: Path) -> None:
     settings = Settings.model_validate(
         {
             "node": "a",
+            "http": None,
             "listeners": [
                 {
                     "bind": "0.0.0.0:8883",
@@ -126,8 +129,8 @@ def test_access_in_words(certificates, tmp_path: Path) -> None:
             f"and may read and write what {tmp_path / 'acl'} allows."
         ),
         (
-            "Sessions and retained messages are in memory: a restart forgets them. "
-            f"Generated client ids are kept in {tmp_path / 'data'}."
+            "Sessions with what waits for them, retained messages, what waits for connectors and "
+            f"generated client ids are kept in {tmp_path / 'data'}."
         ),
         "There are no routes: messages stay between the clients of this broker.",
     ]
@@ -189,6 +192,24 @@ def test_a_node_without_client_ids_opens_none() -> None:
     ) in lines
 
 
+@pytest.mark.parametrize("node", ["one", "two"])
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ("pool: 4", "'pool'"),
+        ("client_id_prefix: x", "'client_id_prefix'"),
+        ("pool: 1\n    client_id_prefix: x", "'pool' and 'client_id_prefix'"),
+    ],
+)
+def test_what_static_client_ids_leave_without_effect(node: str, keys: str, words: str) -> None:
+    text = STATIC.replace("node: one", f"node: {node}")
+    assert not any("effect" in line for line in explain(parse_text(Settings, text)))
+    text = text.replace("    static_client_ids:", f"    {keys}\n    static_client_ids:")
+    lines = list(explain(parse_text(Settings, text)))
+    at = next(index for index, line in enumerate(lines) if line.startswith("Connector cloud: "))
+    assert lines[at + 1] == f"  Without effect beside 'static_client_ids': {words}."
+
+
 @pytest.mark.parametrize(
     ("text", "status"),
     [
@@ -221,3 +242,23 @@ def test_a_variable_that_is_not_set_is_one_problem(monkeypatch, capsys) -> None:
     assert "environment variable 'NOPE' is not set" in errors
     assert "must be text" not in errors
     assert errors.count("<stdin>:") == 1
+
+
+def test_when_a_connector_connects(tmp_path: Path) -> None:
+    """A lazy one keeps QoS 0, which waits for nobody else."""
+    far = {"url": "far.example:1883"}
+    lazy = {**far, "start": "lazy", "lazy": {"threshold": 3, "after": "5m", "idle_timeout": "2s"}}
+    connectors = {"a": lazy, "b": {**far, "start": "once"}, "c": far}
+    routes = {f"to-{name}": {"from": "local", "topics": [name], "to": name} for name in connectors}
+    routes["zero"] = {"from": "local", "topics": ["z"], "to": "a", "qos": 0}
+    settings = Settings.model_validate(
+        {"connectors": connectors, "routes": routes, "broker": {"data": str(tmp_path)}}
+    )
+    text = "\n".join(explain(settings))
+    assert text.count("It connects") == 2
+    assert "It connects when 3 messages wait, or one for 300 s, and closes after 2 s" in text
+    assert "It connects once, when this process starts, and not again." in text
+    assert "QoS 0 waits in memory while a is away" in text
+    assert "QoS 0 is dropped while b is away" in text
+    assert "QoS 0 is dropped while c is away" in text
+    assert "they wait in memory while a is away" in text

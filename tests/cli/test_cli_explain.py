@@ -228,3 +228,13 @@ async def test_the_code_is_what_the_process_answers(isthmus, far) -> None:
         client.publish("up/1", "p", 1)
     assert (await new.expect(PUBACK)).code == 0x83
     assert await old.arrived() == []
+
+
+def test_every_subscription_that_brings_it_is_named(monkeypatch, capsys, tmp_path: Path) -> None:
+    """As Mosquitto subscribes each line; what comes of both is one message."""
+    path = tmp_path / "mosquitto.conf"
+    path.write_text("connection far\naddress 127.0.0.1\ntopic # in 0 all/\ntopic alarm/# in 2\n")
+    assert run(monkeypatch, "explain", str(path), "--topic", "alarm/1", "--from", "far") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "  we are subscribed to # at far with QoS 0, and to alarm/# with QoS 2"
+    assert lines[4].endswith("joined with route far-1, which leads to the same place")

@@ -158,6 +158,7 @@ async def test_files_stdin_and_repetitions(mosquitto, listening, tmp_path: Path)
     assert (await sub.end()).out == b"a from\na file\nb all\nof it\n" + b"c x\n" * 4
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("how", [("--rate", "20/s"), ("--repeat-delay", "0.05")])
 async def test_a_rate_holds_messages_back(far, start, how: tuple[str, str]) -> None:
     pub = await start("pub", "-p", str(far.port), "a", "b", "--repeat", "11", *how)

@@ -8,11 +8,12 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
 from commands import Command, isthmus_command
 
 from isthmus.app.demo import TEXT
 from mosquitto import command, free_port, listens
-from raw import PUBACK, PUBLISH, Raw, ack_packet, grant
+from raw import DISCONNECT, PUBACK, PUBLISH, Raw, ack_packet, grant, until
 
 BRIDGE = """
 listeners: [{bind: "127.0.0.1:%d"}]
@@ -32,6 +33,7 @@ def rss_kib(pid: int) -> int:
     return int(status.partition("VmRSS:")[2].split()[0])
 
 
+@pytest.mark.alone
 async def test_a_bridge_is_ready_in_a_second_and_small(mosquitto, start, tmp_path: Path) -> None:
     far = await mosquitto()
     took = []
@@ -55,12 +57,19 @@ async def test_run_imports_nothing_heavy(start, tmp_path: Path) -> None:
     process = await start("run", path, python=("-X", "importtime"))
     await process.said("connector cloud")
     imported = {
-        line.rpartition("|")[2].strip().partition(".")[0]
+        line.rpartition("|")[2].strip()
         for line in process.errors.splitlines()
         if line.startswith("import time:")
     }
-    assert "isthmus" in imported
-    assert not imported & {"rich", "argon2", "trustme", "cryptography", "requests", "aiohttp"}
+    packages = {name.partition(".")[0] for name in imported}
+    assert "isthmus" in packages
+    assert not packages & {"rich", "argon2", "trustme", "cryptography", "requests", "aiohttp"}
+    # Nor what this configuration has no use for.
+    assert not imported & {
+        "encodings.idna", "sqlite3", "tomllib", "uvicorn", "websockets", "isthmus.auth.acl",
+        "isthmus.auth.passwords", "isthmus.auth.token_keys", "isthmus.broker.share_group",
+        "isthmus.net.contexts", "isthmus.net.tls", "isthmus.net.websocket", "isthmus.store.store",
+    }  # fmt: skip
 
 
 async def test_sigterm_drains_and_exits_0(far, start, tmp_path: Path) -> None:
@@ -84,6 +93,24 @@ async def test_sigterm_drains_and_exits_0(far, start, tmp_path: Path) -> None:
     assert (ended.status, ended.out) == (0, b"")
     assert ended.errors.splitlines()[-1].endswith("INFO app: stopped")
     assert not listens(port)
+
+
+async def test_sigterm_names_another_server(start, tmp_path: Path) -> None:
+    port = free_port()
+    path = tmp_path / "isthmus.yaml"
+    path.write_text(
+        f"listeners: [{{bind: '127.0.0.1:{port}'}}]\n"
+        "broker: {server_reference: 'broker-b.example.com:1883'}\nhttp: null\n"
+    )
+    process = await start("run", path)
+    await until(lambda: listens(port))
+    new, old = await Raw.client(port, "new"), await Raw.client(port, "old", 4)
+    ended = await process.end(signal.SIGTERM)
+    assert ended.status == 0
+    goodbye = await new.expect(DISCONNECT)
+    assert goodbye.code == 0x9C
+    assert goodbye.properties == {"server_reference": "broker-b.example.com:1883"}
+    assert await new.closed() == await old.closed() == b""
 
 
 async def test_a_second_signal_does_not_wait(far, start, tmp_path: Path) -> None:
@@ -184,6 +211,7 @@ connectors:
   variable: {{url: "127.0.0.1:{strict.port}", username: bob, password: "${{env:SECRET}}"}}
   file: {{url: "127.0.0.1:{strict.port}", username: ann, password: "${{file:secret}}"}}
 log: {{level: debug}}
+http: null
 """
     )
     env = {"SECRET": canary, "ISTHMUS_PASSWORD": canary}
@@ -220,13 +248,13 @@ async def test_the_commands_of_the_demonstration_work(start) -> None:
     from isthmus.app.demo import demonstration
     from isthmus.app.process import App
 
-    near, far = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    near, far, http = (f"127.0.0.1:{free_port()}" for _ in range(3))
     lines = [
         shlex.split(line, comments=True)
-        for line in TEXT.format(near=near, far=far).splitlines()
+        for line in TEXT.format(near=near, far=far, http=http).splitlines()
         if line.startswith("  isthmus ")
     ]
-    apps = [App(settings) for settings in demonstration(near, far)]
+    apps = [App(settings) for settings in demonstration(near, far, http)]
     for app in apps:
         await app.start()
     try:

@@ -22,6 +22,7 @@ listeners:
     versions: [3.1.1, 5]
 broker:
   sys_interval: 0
+http: null
 """
 
 

@@ -47,6 +47,7 @@ SHOWN = {
     ],
     "refused subscriptions": [
         "connectors/test_bridge_to_mosquitto.py::test_refused_subscriptions_are_shown",
+        "connectors/test_subscribing.py::test_a_refused_filter_is_asked_for_again",
     ],
     "returning bridges wait": ["net/test_backoff.py::test_the_ceiling_doubles_up_to_the_maximum"],
     "a backup address is left": [
@@ -63,6 +64,33 @@ SHOWN = {
     "`set_tcp_nodelay`": ["net/test_dial.py::test_a_dialled_link_works"],
     "rings of `topic # both`": [
         "app/test_loops.py::test_a_ring_delivers_each_message_once",
+        "app/test_loops.py::test_a_ring_over_mqtt_3_without_a_guard_is_noticed",
+    ],
+    "drops answers such as UNSUBACK": [
+        "broker/test_sessions.py::test_a_reader_that_stops_loses_messages_and_never_an_answer",
+    ],
+    "a message of QoS 2 gets no PUBREL": [
+        "connectors/test_promise.py::test_mqtt_4_4_0_1_in_flight_messages_come_again_with_the_same_ids",
+        "connectors/test_promise.py::test_qos_2_from_the_far_side_arrives_exactly_once_over_resets",
+    ],
+    "a bridge whose name cannot be looked up": [
+        "connectors/test_far_side.py::test_a_name_that_cannot_be_looked_up_at_the_start_is_tried_until_it_can",
+    ],
+    "a link that is silently gone": [
+        "connectors/test_far_side.py::test_keep_alive_finds_a_black_hole",
+        "connectors/test_notifications.py::test_a_link_that_is_silently_gone_shows_0",
+    ],
+    "messages of QoS 0 that come while a bridge connects": [
+        "connectors/test_far_side.py::test_qos_0_of_a_time_without_a_link_is_neither_kept_nor_sent_late",
+    ],
+    "after an outage all that waited": [
+        "connectors/test_rate_limit.py::test_messages_above_the_rate_wait_in_order",
+        "connectors/test_rate_limit.py::test_what_waits_for_the_rate_outlives_the_connection",
+        "connectors/test_promise.py::test_mqtt_3_3_4_7_the_far_sides_receive_maximum_holds",
+    ],
+    "a new certificate or a new token": [
+        "net/test_tls_files.py::test_a_connector_uses_renewed_files_and_keeps_old_ones_instead_of_broken_ones",
+        "app/test_reload.py::test_a_new_token_is_used_without_a_restart_and_nothing_is_lost",
     ],
 }
 """How a row begins, and where it is shown."""

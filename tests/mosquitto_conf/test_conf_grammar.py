@@ -8,7 +8,9 @@ import pytest
 from mosquitto_process import accepts
 
 from isthmus.app.mosquitto.grammar import included_files
+from isthmus.app.mosquitto.loading import load
 from isthmus.app.mosquitto.translation import translate
+from isthmus.errors import ConfigError
 from mosquitto import free_port
 
 BRIDGE = "connection a\naddress 127.0.0.1:1\ntopic #\n"
@@ -138,6 +140,23 @@ def test_every_problem_is_said_at_once_with_its_line(tmp_path: Path) -> None:
         ),
         "mosquitto.conf:5: sys_interval: must be a whole number",
     ]
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ("certfile /nope\nkeyfile /nope\n", [":3: certfile", ":4: keyfile"]),
+        ("connection a\naddress far.example:99999\ntopic # both 1\n", [":4: address"]),
+    ],
+)
+def test_a_line_with_a_problem_is_told_once(tmp_path: Path, more: str, named: list[str]) -> None:
+    """What it would have set is missing then, which is no second problem; other problems are."""
+    file = tmp_path / "mosquitto.conf"
+    file.write_text(f"listener 1883 127.0.0.1\nallow_anonymous maybe\n{more}")
+    with pytest.raises(ConfigError) as error:
+        load(file)
+    lines = [line.removeprefix(str(file)) for line in str(error.value).splitlines()]
+    assert [":".join(line.split(":")[:3]) for line in lines] == [":2: allow_anonymous", *named]
 
 
 def test_a_text_is_the_rest_of_the_line(tmp_path: Path) -> None:

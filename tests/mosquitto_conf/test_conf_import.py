@@ -75,10 +75,10 @@ def test_each_line_says_where_it_comes_from(tmp_path: Path) -> None:
 
 def test_what_was_refused_stands_at_the_top(tmp_path: Path) -> None:
     file = tmp_path / "mosquitto.conf"
-    file.write_text("plugin dynsec.so\nuser mosquitto\n")
+    file.write_text("plugin dynsec.so\nautosave_interval 5\n")
     lines = yaml_text(translate(file), "mosquitto.conf").splitlines()
     assert lines[2].startswith(f"# REFUSED {file}:1: plugin: ")
-    assert lines[3].startswith(f"# {file}:2: user: no effect: ")
+    assert lines[3].startswith(f"# {file}:2: autosave_interval: no effect: ")
 
 
 async def imported(*arguments: str) -> tuple[int, str, str]:

@@ -49,7 +49,8 @@ HONOURED: list[tuple[str, str, str, Any]] = [
      str(Path("d").absolute())),
     ("sys_interval", "sys_interval 0\n", "broker.sys_interval", "0s"),
     ("log_dest", "log_dest stdout\nlog_dest syslog\n", "log.to", ["stdout", "syslog"]),
-    ("log_dest", "log_dest file /var/log/m.log\n", "log", {"file": "/var/log/m.log", "to": []}),
+    ("log_dest", "log_dest file /var/log/m.log\n", "log",
+     {"file": "/var/log/m.log", "to": [], "clients": "all"}),
     ("log_dest", "log_dest stderr\nlog_dest none\n", "log.to", []),
     ("log_dest", "log_dest topic\n", "log.to", ["topic"]),
     ("log_type", "log_type error\nlog_type warning\n", "log.level", "warning"),
@@ -109,6 +110,10 @@ HONOURED: list[tuple[str, str, str, Any]] = [
      [{"bind": "127.0.0.1:1884"}]),
     ("socket_domain", "listener 1885\nsocket_domain ipv4\n", "listeners.0.bind", "0.0.0.0:1885"),
     ("socket_domain", "listener 1885\nsocket_domain ipv6\n", "listeners.0.bind", "[::]:1885"),
+    ("bind_interface", f"{L}bind_interface eth0\n", "listeners.0",
+     {"bind": "127.0.0.1:1884", "interface": "eth0"}),
+    ("bind_interface", "listener 0 /run/m.sock\nbind_interface eth0\n", "listeners.0",
+     {"bind": "unix:/run/m.sock"}),
     ("mount_point", f"{L}mount_point m/\n", "listeners.0.mount_point", "m/"),
     ("max_connections", f"{L}max_connections 8\n", "listeners.0.max_connections", 8),
     ("max_connections", f"{L}max_connections -1\n", "listeners", [{"bind": "127.0.0.1:1884"}]),
@@ -128,6 +133,12 @@ HONOURED: list[tuple[str, str, str, Any]] = [
     ("tls_version", f"{TLS}tls_version tlsv1.3\n", "listeners.0.tls.min_version", "1.3"),
     ("require_certificate", f"{TLS}require_certificate true\n",
      "listeners.0.tls.require_client_certificate", True),
+    ("disable_client_cert_date_checks",
+     f"{TLS}cafile /ca.pem\ndisable_client_cert_date_checks true\n",
+     "listeners.0.tls.verify_client_dates", False),
+    ("disable_client_cert_date_checks",
+     f"{TLS}cafile /ca.pem\ndisable_client_cert_date_checks false\n", "listeners.0.tls",
+     {"certificate": "/c.pem", "key": "/k.pem", "client_ca": "/ca.pem"}),
     ("use_identity_as_username", (f"listener 1883 ::1\n{TLS}cafile /ca\n"
      "use_identity_as_username true\n"), "auth.identity", "common_name"),
     ("use_subject_as_username", f"{TLS}capath /ca\nuse_subject_as_username true\n",
@@ -140,6 +151,14 @@ HONOURED: list[tuple[str, str, str, Any]] = [
     ("websockets_origin", (f"{L}protocol websockets\nwebsockets_origin http://a\n"
      "websockets_origin http://b\n"), "listeners.0.origins", ["http://a", "http://b"]),
     ("enable_proxy_protocol", f"{L}enable_proxy_protocol 2\n", "listeners.0.proxy_protocol", "v2"),
+    ("max_topic_alias_broker", (f"{L}max_topic_alias_broker 7\nlistener 1885 ::1\n"
+     "max_topic_alias_broker 3\n"), "broker.topic_aliases_out", 3),
+    ("log_timestamp", "log_timestamp false\n", "log.timestamp", False),
+    ("log_timestamp_format", "log_timestamp_format %Y-%m-%dT%H:%M:%S\n", "log.timestamp_format",
+     "%Y-%m-%dT%H:%M:%S"),
+    ("connection_messages", "connection_messages false\n", "log.clients", "none"),
+    ("connection_messages", "connection_messages true\n", "log.clients", "all"),
+    ("user", "user mosquitto\n", "user", "mosquitto"),
     # bridges
     ("connection", "connection a.b\naddress x\ntopic #\n", "connectors.a-b.url", "mqtt://x:1883"),
     ("connection", "connection local\naddress x\ntopic #\n", "connectors.local-2.url",
@@ -149,6 +168,7 @@ HONOURED: list[tuple[str, str, str, Any]] = [
     ("addresses", "connection a\naddresses x # one\ntopic #\n", "connectors.a.url",
      "mqtt://x:1883"),
     ("topic", C, "routes.far-1.topics", ["#"]),
+    ("topic", C, "connectors.far.join_filters", False),
     ("bridge_protocol_version", C, "connectors.far.version", "3.1.1"),
     ("bridge_protocol_version", f"{C}bridge_protocol_version mqttv50\n", "connectors.far.version",
      "5"),
@@ -186,7 +206,7 @@ HONOURED: list[tuple[str, str, str, Any]] = [
     ("restart_timeout", f"{C}restart_timeout 20\n", "connectors.far.reconnect",
      {"min": "20s", "max": "20s"}),
     ("restart_timeout", f"{C}restart_timeout 0 9000 7\n", "connectors.far.reconnect",
-     {"min": "1s", "max": "7200s"}),
+     {"min": "1s", "max": "7200s", "stable": "7s"}),
     ("start_type", f"{C}start_type once\n", "connectors.far.start", "once"),
     ("threshold", f"{C}start_type lazy\nthreshold 0\n", "connectors.far.lazy",
      {"threshold": 1, "idle_timeout": "60s"}),
@@ -224,27 +244,18 @@ HONOURED: list[tuple[str, str, str, Any]] = [
 ]  # fmt: skip
 
 NOTED = {
-    "max_inflight_bytes": "max_inflight_bytes 5\n",
     "persistence_file": "persistence_file x.db\n",
     "autosave_interval": "autosave_interval 5\n",
     "autosave_on_changes": "autosave_on_changes true\n",
     "set_tcp_nodelay": "set_tcp_nodelay false\n",
-    "log_timestamp": "log_timestamp false\n",
-    "log_timestamp_format": "log_timestamp_format %Y\n",
-    "connection_messages": "connection_messages true\n",
-    "user": "user mosquitto\n",
     "allow_duplicate_messages": "allow_duplicate_messages true\n",
-    "memory_limit": "memory_limit 5\n",
     "retry_interval": "retry_interval 20\n",
     "websockets_log_level": "websockets_log_level 7\n",
     "packet_buffer_size": "packet_buffer_size 1000\n",
     "websockets_headers_size": "websockets_headers_size 1000\n",
-    "enable_control_api": "enable_control_api true\n",
     "auth_plugin_deny_special_chars": "plugin mosquitto_acl_file.so\nplugin_opt_acl_file /a\n"
     "auth_plugin_deny_special_chars true\n",
-    "max_topic_alias_broker": f"{L}max_topic_alias_broker 3\n",
     "dhparamfile": f"{L}dhparamfile x\n",
-    "http_dir": f"{L}http_dir x\n",
     "local_username": f"{C}local_username x\n",
     "local_password": f"{C}local_password x\n",
     "local_cleansession": f"{C}local_cleansession true\n",
@@ -252,12 +263,14 @@ NOTED = {
 }
 
 REFUSED = {
+    "max_inflight_bytes": "max_inflight_bytes 5\n",
+    "memory_limit": "memory_limit 5\n",
+    "enable_control_api": "enable_control_api true\n",
+    "http_dir": f"{L}http_dir x\n",
     "psk_file": "psk_file x\n",
     "psk_hint": f"{L}psk_hint x\n",
     "plugin": "plugin /usr/lib/dynsec.so\n",
-    "bind_interface": f"{L}bind_interface eth0\n",
     "ciphers_tls1.3": f"{L}ciphers_tls1.3 x\n",
-    "disable_client_cert_date_checks": f"{L}disable_client_cert_date_checks true\n",
     "tls_engine": f"{L}tls_engine x\n",
     "tls_engine_kpass_sha1": f"{L}tls_engine_kpass_sha1 x\n",
     "tls_keyform": f"{L}tls_keyform engine\n",
@@ -335,7 +348,10 @@ def test_an_empty_file_has_the_defaults_of_mosquitto(tmp_path: Path) -> None:
             "limits": {"topic_levels": 200, "queued_messages": 1000},
             "auto_id_prefix": "auto-",
             "topic_alias_maximum": 10,
+            "topic_aliases_out": 10,
         },
+        "log": {"clients": "all"},
+        "http": None,
     }
 
 
@@ -387,6 +403,20 @@ def test_what_listeners_share_must_agree(tmp_path: Path) -> None:
 def test_nothing_is_unsubscribed_where_that_is_switched_off(tmp_path: Path) -> None:
     draft = drafted(tmp_path, f"{C}bridge_attempt_unsubscribe false\n")
     assert "unsubscribe_out" not in draft.data["connectors"]["far"]
+
+
+@pytest.mark.parametrize(
+    ("above", "loud", "words"),
+    [(f"{TLS}cafile /ca.pem\n", True, "good for ever"), (TLS, False, "no effect: without 'cafile'"),
+     (L, True, "no effect without certfile and keyfile")],
+)  # fmt: skip
+def test_certificates_that_are_good_for_ever_are_said(
+    tmp_path: Path, above: str, loud: bool, words: str
+) -> None:
+    draft = drafted(tmp_path, f"{above}disable_client_cert_date_checks true\n")
+    (note,) = draft.notes
+    assert note.loud == loud
+    assert words in note.text
 
 
 def test_certificates_without_tls_are_a_loud_note(tmp_path: Path) -> None:

@@ -8,8 +8,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from isthmus.app.mosquitto.loading import load
 from isthmus.app.settings import Settings
@@ -57,13 +60,17 @@ async def running(*arguments: str | Path, cwd: Path | None = None) -> Any:
 
 
 async def said(process: asyncio.subprocess.Process, text: str) -> None:
+    await line_with(process, text)
+
+
+async def line_with(process: asyncio.subprocess.Process, text: str) -> str:
     lines = ""
     assert process.stderr is not None
     async with asyncio.timeout(PATIENCE_S):
         while line := (await process.stderr.readline()).decode():
             lines += line
             if text in line:
-                return
+                return line
     raise AssertionError(f"it ended without saying {text!r}:\n{lines}")
 
 
@@ -127,6 +134,31 @@ async def test_prefixes_go_both_ways(mosquitto, isthmus, tmp_path: Path) -> None
     await there.nothing()
 
 
+async def test_a_ring_of_lines_both_ways_delivers_once_with_mqtt_5(isthmus, tmp_path: Path) -> None:
+    """As the page says how to protect one: the version in each `connection`."""
+    ports = [free_port() for _ in range(3)]
+    nodes = []
+    for number, port in enumerate(ports):
+        text = (
+            f"connection next\naddress 127.0.0.1:{ports[(number + 1) % 3]}\ntopic # both 1\n"
+            f"remote_clientid node-{number}\nbridge_protocol_version mqttv50\n"
+            "notifications false\nrestart_timeout 1\n"
+        )
+        nodes.append(await isthmus(load(written(tmp_path, text), ports=[port]).settings))
+    clients = []
+    for node in nodes:
+        await node.connected("next")
+        clients.append(await node.client("here"))
+        await clients[-1].subscribe("#", qos=1)
+    publishers = [await node.client("publisher") for node in nodes]
+    for number, publisher in enumerate(publishers):
+        await publisher.published(f"from/{number}", "once", 1)
+    await asyncio.sleep(0.5)
+    for client in clients:
+        found = sorted(one.topic for one in await client.arrived())
+        assert found == ["from/0", "from/1", "from/2"]
+
+
 async def test_its_connack_is_that_of_mosquitto(mosquitto, isthmus, tmp_path: Path) -> None:
     """Defaults of the broker that a client can see: the properties of an MQTT 5 CONNACK."""
     real = await mosquitto()
@@ -175,21 +207,21 @@ async def test_log_and_pid_files_are_written(tmp_path: Path) -> None:
 
 
 async def test_a_configuration_can_be_tried(tmp_path: Path) -> None:
-    good = written(tmp_path, "user mosquitto\n")
+    good = written(tmp_path, "persistence_file x.db\n")
     assert await run("--test-config", good) == (
         0,
         "",
         (
-            f"isthmus: {good}:1: user: no effect: Isthmus runs as the user who starts it; with "
-            "systemd, `User=` in the unit\n"
+            f"isthmus: {good}:1: persistence_file: no effect: the content of a `mosquitto.db` is "
+            "not imported\n"
         ),
     )
     bad = written(tmp_path, "connection a\naddress b\ntopic #\nbridge_psk CANARY\n", "bad.conf")
     status, out, errors = await run(bad, "--test-config")
     assert (status, out) == (2, "")
     assert errors == (
-        f"isthmus: {bad}:4: bridge_psk: Python's TLS has no pre-shared keys before 3.13; use "
-        "certificates (refused)\n"
+        f"isthmus: {bad}:4: bridge_psk: Isthmus has no pre-shared keys, as Python's TLS has none "
+        "before Python 3.13; use certificates (refused)\n"
     )
 
 
@@ -244,3 +276,73 @@ def test_the_default_of_debian_is_valid() -> None:
     assert isinstance(found.settings, Settings)
     assert str(found.settings.broker.data) == "/var/lib/mosquitto"
     assert program("mosquitto")
+
+
+async def test_lines_about_clients_and_their_times_are_as_the_file_says(tmp_path: Path) -> None:
+    port = free_port()
+    text = (
+        f"listener {port} 127.0.0.1\nallow_anonymous true\nlog_timestamp_format %Y;%H\n"
+        "log_dest stderr\n"
+    )
+    year = time.strftime("%Y;")
+    async with running(written(tmp_path, text)) as process:
+        await said(process, "listening on")
+        client = await Raw.client(port, "me", 5)
+        await said(process, "INFO broker.clients: client 'me' connected from 127.0.0.1:")
+        client.close()
+        assert (await line_with(process, "client 'me' lost")).startswith(year)
+    text += "connection_messages false\nlog_timestamp false\nlog_dest topic\n"
+    async with running(written(tmp_path, text)) as process:
+        await said(process, "listening on")
+        reader = await Raw.client(port, "reader", 5)
+        await reader.subscribe("$SYS/broker/log/#")
+        await Raw.client(port, "me", 5)
+        stranger = await Raw.open(port)
+        stranger.send(b"GET / HTTP/1.0\r\n\r\n")
+        await stranger.closed()
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        async with asyncio.timeout(PATIENCE_S):
+            rest = (await process.stderr.read()).decode()
+        assert "client" not in rest
+        assert rest.splitlines()[0] == "INFO app: stopping"
+        assert (await reader.message()).payload == b"INFO app: stopping"
+
+
+@pytest.mark.parametrize("version", [4, 5])
+async def test_max_topic_alias_broker_is_kept_to(isthmus, tmp_path: Path, version: int) -> None:
+    """For one reader and for several, with all QoS; who announces none gets none."""
+    text = "listener {port} 127.0.0.1\nallow_anonymous true\nmax_topic_alias_broker 1\n"
+    path = written(tmp_path, text.format(port=free_port()))
+    near = await isthmus(load(path, ports=[free_port()]).settings)
+    publisher = await near.client("publisher")
+    more = {"alias_maximum": 5} if version == 5 else {}
+    reader = await near.client("reader", version, **more)
+    await reader.subscribe("#", qos=2)
+    found = []
+    for qos, topic in ((1, "a"), (0, "a"), (2, "a"), (0, "b")):
+        await publisher.published(topic, "p", qos)
+        message = await reader.message()
+        found.append((message.topic, message.properties.get("alias")))
+    other = await near.client("other", 5)
+    await other.subscribe("#", qos=1)
+    await publisher.published("a", "p", 0)
+    message = await reader.message()
+    found.append((message.topic, message.properties.get("alias")))
+    names = [("a", 1), ("", 1), ("", 1), ("b", None), ("", 1)]
+    assert found == (names if version == 5 else [(topic or "a", None) for topic, _ in names])
+    message = await other.message()
+    assert (message.topic, message.properties.get("alias")) == ("a", None)
+
+
+async def test_a_user_that_there_is_not_is_said_with_its_line(tmp_path: Path) -> None:
+    path = written(tmp_path, "allow_anonymous true\nuser no-such-user\nlistener 0 x.sock\n")
+    async with running(path, cwd=tmp_path) as process:
+        if os.geteuid():
+            await said(process, "as only root can become another")
+            return
+        out, errors = await process.communicate()
+    assert (process.returncode, out) == (2, b"")
+    assert errors.decode() == (
+        f"isthmus: {path}:2: user: user: there is no user 'no-such-user' on this machine\n"
+    )

@@ -89,7 +89,23 @@ def test_a_wide_line_does_not_lower_a_narrow_one(tmp_path: Path) -> None:
     assert found == {
         "far-1": back("#", "!alarm/#"),
         "far-2": back("alarm/#", qos=2),
+        "far-3": back("debug"),
     }
+
+
+def test_a_line_that_brings_nothing_of_its_own_is_subscribed_all_the_same(tmp_path: Path) -> None:
+    """The far side may refuse the line that takes its messages, which are made the same of."""
+    found = routes(tmp_path, "# in 0 all/", "alarm/# in 2", "alarm/# out 1", "# out 2")
+    assert found == {
+        "far-1": back("#", prepend="all/"),
+        "far-2": back("alarm/#", qos=2, prepend="all/"),
+        # What goes out is subscribed nowhere.
+        "far-4": out("#", qos=2),
+    }
+    # Of the lines before it those that come before the one that takes its messages count too.
+    found = routes(tmp_path, "+/x in 2 one/", "# in 1 two/", "a/# in 0 three/")
+    assert found["far-3"] == back("a/#", "!+/x", prepend="two/")
+    assert found["far-2"] == back("#", "!+/x", qos=1, prepend="two/")
 
 
 def test_each_direction_has_its_own_order(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from isthmus.app.mosquitto.loading import load
 from mosquitto import Mosquitto, free_port
-from raw import CONNECT, Packet, packet, read_properties
+from raw import CONNECT, Packet, Raw, grant, packet, read_properties
 
 SUBSCRIBE, UNSUBSCRIBE, PUBLISH = 8, 10, 3
 
@@ -25,8 +25,18 @@ TOPICS = (
     "topic second/+ in 2\n"
 )
 
+OVERLAPPING = (
+    "topic # in 0\n"
+    "topic alarm/# in 2\n"
+    "topic alarm/fire in 1\n"
+    "topic +/x both 1 near/ far/\n"
+    "topic far/# in 0\n"
+)
+
 CONFIGURATIONS = {
     "defaults": TOPICS,
+    "lines that overlap": OVERLAPPING,
+    "lines that overlap, mqtt 5": f"{OVERLAPPING}bridge_protocol_version mqttv50\n",
     "mqtt 3.1": f"{TOPICS}bridge_protocol_version mqttv31\n",
     "mqtt 5": f"{TOPICS}bridge_protocol_version mqttv50\n",
     "client id": f"{TOPICS}remote_clientid me\n",
@@ -66,12 +76,18 @@ def split_connect(body: bytes) -> tuple[int, bytes, dict[str, Any]]:
     return version, body[:end] + body[at:], properties
 
 
-async def seen(far: Any, count: int) -> tuple[bytes, list[Packet], list[Packet]]:
-    """The CONNECT of the next bridge, its requests, and the messages that it sent meanwhile."""
-    raw = await far.accept()
+async def opened(far: Any) -> tuple[Raw, bytes]:
+    """The next bridge, with its CONNECT answered."""
+    raw: Raw = await far.accept()
     connect = (await raw.expect(CONNECT)).body
     raw.version = split_connect(connect)[0]
     raw.send(packet(0x20, b"\0\0" + (b"\0" if raw.version == 5 else b"")))
+    return raw, connect
+
+
+async def seen(far: Any, count: int) -> tuple[bytes, list[Packet], list[Packet]]:
+    """The CONNECT of the next bridge, its requests, and the messages that it sent meanwhile."""
+    raw, connect = await opened(far)
     asked: list[Packet] = []
     published: list[Packet] = []
     async with asyncio.timeout(10):
@@ -130,3 +146,96 @@ async def test_a_far_broker_sees_the_same(
     assert [(one.topic, one.payload, one.qos, one.retain) for one in our_messages] == [
         (one.topic, one.payload, one.qos, one.retain) for one in their_messages
     ]
+
+
+# -- lines that overlap ----------------------------------------------------------------------------
+
+NARROW_LAST = "topic # in 0\ntopic alarm/# in 2\n"
+LINES = {
+    "the narrow line last": NARROW_LAST,
+    "the narrow line first": "topic alarm/# in 2\ntopic # in 0\n",
+    "the wide line has the higher qos": "topic # in 2\ntopic alarm/# in 0\n",
+    "the wide line has a prefix": "topic # in 0 all/\ntopic alarm/# in 2\n",
+    "the narrow line has a prefix": "topic # in 1\ntopic alarm/# in 2 some/\n",
+}
+
+
+async def brought(far: Any, here: Raw, copies: tuple[int, ...]) -> list[tuple[str, bytes, int]]:
+    """What clients get of a far side that refuses `#`, and sends copies with these QoS."""
+    bridge, _ = await opened(far)
+    for _ in range(2):
+        request = await bridge.packet()
+        bridge._put_back = [request]
+        refused = requests([request], bridge.version)[0][1] == "#"
+        await grant(bridge, *([0x80] if refused else []))
+    for qos in copies:
+        if qos:
+            await bridge.published("alarm/fire", "!", qos)
+        else:
+            bridge.publish("alarm/fire", "!")
+    await bridge.published("alarm/end", "", 2)
+    found = []
+    while not (one := await here.message()).topic.endswith("alarm/end"):
+        found.append((one.topic, one.payload, one.qos))
+    return found
+
+
+@pytest.mark.parametrize("copies", [(2,), (0, 2), (2, 0)])
+@pytest.mark.parametrize("name", LINES)
+async def test_what_overlapping_lines_bring_is_what_they_bring_with_mosquitto(
+    far: Any, mosquitto: Any, isthmus: Any, tmp_path: Path, name: str, copies: tuple[int, ...]
+) -> None:
+    """Whether a far side sends one copy or one for each line, also if it refuses the wide one."""
+    text = (
+        f"connection cloud\naddress 127.0.0.1:{far.port}\nnotifications false\n"
+        f"restart_timeout 60\n{LINES[name]}"
+    )
+    real = await mosquitto(*text.splitlines())
+    here = await Raw.client(real.port, "here")
+    await here.subscribe("#", qos=2)
+    theirs = await brought(far, here, copies)
+    real.kill()
+    path = tmp_path / "mosquitto.conf"
+    path.write_text(text)
+    near = await isthmus(load(path, ports=[free_port()]).settings)
+    here = await near.client("here")
+    await here.subscribe("#", qos=2)
+    ours = await brought(far, here, copies)
+    assert len(ours) == len(copies)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("version", ["mqttv311", "mqttv50"])
+async def test_a_real_far_side_brings_as_many_copies_as_with_mosquitto(
+    mosquitto: Any, isthmus: Any, tmp_path: Path, version: str
+) -> None:
+    """2.0 sends one copy over MQTT 3.1.1, and one for each subscription over MQTT 5."""
+    far = await mosquitto()
+    text = f"address 127.0.0.1:{far.port}\nbridge_protocol_version {version}\n{NARROW_LAST}"
+    real = await mosquitto("connection theirs", *text.splitlines())
+    path = tmp_path / "mosquitto.conf"
+    path.write_text(f"connection ours\n{text}")
+    near = await isthmus(load(path, ports=[free_port()]).settings)
+    await near.connected("ours")
+    clients = [await Raw.client(port, "here") for port in (real.port, near.port)]
+    there = await Raw.client(far.port, "there")
+    for raw in clients:
+        await raw.subscribe("#", qos=2)
+    arrived: list[list[bytes]] = [[], []]
+    async with asyncio.timeout(10):
+        number = 0
+        while not all(arrived):  # Mosquitto's bridge connects when it likes
+            number += 1
+            await there.published("alarm/fire", f"{number}", 1)
+            await asyncio.sleep(0.1)
+            for raw, found in zip(clients, arrived, strict=True):
+                found += [one.payload for one in await raw.arrived() if one.kind == PUBLISH]
+    for _, found in zip(clients, arrived, strict=True):
+        found.clear()
+    await there.published("alarm/fire", "last", 1)
+    await asyncio.sleep(0.3)
+    theirs, ours = [
+        [one.payload for one in await raw.arrived() if one.kind == PUBLISH] for raw in clients
+    ]
+    assert theirs.count(b"last") == (1 if version == "mqttv311" else 2)
+    assert ours.count(b"last") == theirs.count(b"last")

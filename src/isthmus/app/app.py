@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
+import os
 from functools import partial
 from typing import TYPE_CHECKING
 
 from isthmus.app.files import load_files
+from isthmus.app.status import Status
+from isthmus.app.status_topics import StatusTopics
 from isthmus.auth.access import Access
+from isthmus.auth.rights import Rights
 from isthmus.broker.broker import LOCAL, Broker
 from isthmus.broker.log_topics import LogTopics
 from isthmus.broker.sys_topics import SysTopics
 from isthmus.connectors.client_ids import ClientIds
-from isthmus.connectors.connector import DEFAULT_QUEUE_BYTES, Connector, settle
+from isthmus.connectors.connector import Connector, settle
 from isthmus.connectors.regrouping import DRAIN_S
-from isthmus.errors import ConfigError
+from isthmus.errors import ConfigError, ListenError, StoreError
 from isthmus.net.listener import Listener, listen
 from isthmus.net.reactor import Reactor
 from isthmus.routing.checked_as import CheckedAs
 from isthmus.routing.leg import Leg, legs
 from isthmus.routing.route import Route
+from isthmus.routing.shared_queue import shared_limits
 from isthmus.routing.table import RouteTable
+from isthmus.web.port import HttpPort
+from isthmus.web.process import drops_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,8 +40,12 @@ if TYPE_CHECKING:
     from isthmus.app.settings import Settings
     from isthmus.auth.sources import Sources
     from isthmus.broker.entrance import Entrance
+    from isthmus.connectors.pool_table import PoolTable
     from isthmus.delivery.endpoint import Endpoint
+    from isthmus.delivery.queue_limits import QueueLimits
+    from isthmus.delivery.received_ids import ReceivedTable
     from isthmus.net.poller import Poller
+    from isthmus.store.store import Store
 
 log = logging.getLogger("isthmus.app")
 
@@ -62,14 +74,20 @@ class App:
             ConfigError: a password, ACL, certificate or client id file cannot be used.
         """
         self.settings = settings
+        self._poller = poller
         sources = load_files(settings)
         prepare_folder(settings.broker.data)
         self.client_ids = ClientIds(settings.broker.data)
         self.reactor = Reactor(poller=poller)
+        self.store: Store | None = None
+        self.received: ReceivedTable | None = None
+        self.pools: PoolTable | None = None
         self.doors = {realm: self.new_door(realm, found) for realm, found in sources.items()}
         self.broker = Broker(settings.broker, self.reactor, self.doors[""])
         self.sys_topics = SysTopics(self.broker)
         self.log_topics = LogTopics(self.broker)
+        self.status = Status(self)
+        self.status_topics = StatusTopics(self)
         self.legs = list(legs(settings.routes, settings.node))
         self.connectors = {name: self.new_connector(name) for name in settings.connectors}
         self.leaving: set[Connector] = set()
@@ -81,6 +99,7 @@ class App:
         }
         self.listeners: list[Listener] = []
         self.entrances: list[Entrance] = []
+        self.http: HttpPort | None = None
         self._reloading = asyncio.Lock()
         self.remember_echoes()
 
@@ -104,15 +123,29 @@ class App:
             node=self.settings.node,
             hops=self.broker.hops,
             traffic=self.broker.traffic,
-            queue_bytes=self.queue_bytes(name),
+            limits=self.queue_limits(name),
         )
+        connector.received = self.received
         connector.notifications.local = self.broker
+        connector.figures.on_change = partial(self.status_topics.changed, name)
         return connector
 
-    def queue_bytes(self, connector: str) -> int:
-        """What may wait for a connector: the most that one of its routes allows."""
-        queues = [leg.settings.queue.max_bytes for leg in self.legs if leg.target == connector]
-        return max(queues, default=DEFAULT_QUEUE_BYTES)
+    def keep(self, name: str) -> None:
+        """Have what waits for a new connector kept on disk, if one of its routes says so."""
+        store, connector = self.store, self.connectors[name]
+        if store is None:
+            return
+        from isthmus.connectors.outboxes import logs_of  # who keeps nothing need not pay for it
+
+        legs_there = [leg for leg in self.legs if leg.target == name]
+        wanted = any(leg.settings.durability == "disk" for leg in legs_there)
+        if wanted or any(len(store.log(log)) for log in logs_of(name, store)):
+            assert self.pools is not None
+            connector.keep_in(store, self.pools)
+
+    def queue_limits(self, connector: str) -> QueueLimits:
+        """What may wait for a connector, which its routes say together."""
+        return shared_limits([leg.settings.queue for leg in self.legs if leg.target == connector])
 
     def new_route(self, leg: Leg) -> Route:
         """One direction of a route between the endpoints that there are."""
@@ -169,11 +202,39 @@ class App:
                 self.reactor,
                 settings,
                 partial(self.broker.accept, entrance=entrance),
+                handshake_timeout_s=self.settings.broker.limits.connect_timeout,
                 max_packet_size=self.settings.broker.max_packet_size,
+                gate=self.broker.gate,
             )
         except ConfigError as error:
             texts = (f"listeners[{index}].{text}" for text in error.problems)
             raise error.said(*texts) from error
+
+    def open_http(self) -> HttpPort | None:
+        """Open the HTTP port of the settings; None where there is none, or it is not to be had.
+
+        Nobody asked for the default address: where something else has it, one warning has to do.
+
+        Raises:
+            ConfigError: its address or its certificate cannot be used.
+        """
+        settings = self.settings.http
+        if settings is None:
+            return None
+        port = HttpPort(self, settings, poller=self._poller)
+        try:
+            port.open(instead=self.http)
+        except ConfigError as error:
+            taken = isinstance(error, ListenError) and error.errno == errno.EADDRINUSE
+            if "bind" in settings.model_fields_set or not taken:
+                raise error.said(*(f"http.{text}" for text in error.problems)) from error
+            log.warning(
+                "no metrics over HTTP: %s is taken by another program; choose another address "
+                "with 'http.bind', or write 'http: null'",
+                settings.bind,
+            )
+            return None
+        return port
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -181,32 +242,76 @@ class App:
         """Open the listeners, start the routes, connect the connectors.
 
         Raises:
-            ConfigError: a listener cannot be opened; nothing stays open.
+            ConfigError: a listener or the store cannot be opened; nothing stays open.
         """
         try:
+            self._open_store()
             for index in range(len(self.settings.listeners)):
                 entrance = self.new_entrance(index, self.doors)
                 self.listeners.append(self.open_listener(index, entrance))
                 self.entrances.append(entrance)
+            self.http = self.open_http()
         except ConfigError:
             await self.close()
             raise
         for listener in self.listeners:
             log.info("listening on %s", listener.where)
+        if self.http is not None:
+            log.info("metrics and health on %s", self.http.where)
         for table in self.tables.values():
             table.start()
         self.watch_retained()
         for connector in self.connectors.values():
             connector.start()
+        self.status.start()
         self.sys_topics.start()
+        self.status_topics.start()
         if "topic" in self.settings.log.to:
-            self.log_topics.start()
+            self.log_topics.start(self.settings.log.formatter)
         for door in self.doors.values():
             door.authenticator.start()
         # What exists now lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
+
+    def _open_store(self) -> None:
+        settings = self.settings.broker
+        if settings.data is None or not settings.stores:
+            if settings.data is not None:
+                _say_what_waits(settings.data)
+            return
+        from isthmus.broker.kept_sessions import KeptSessions
+        from isthmus.broker.retained_table import RetainedTable
+        from isthmus.connectors.pool_table import PoolTable
+        from isthmus.delivery.received_ids import ReceivedTable
+        from isthmus.store.schema import POOLS, RECEIVED, RETAINED
+        from isthmus.store.store import Store  # SQLite is loaded only where it is used
+
+        self.store = Store(settings.data, self.reactor.share)
+        rights = self._rights_of if settings.check_retain_source else None
+        try:
+            self.store.start()
+            self.broker.retained.restore(RetainedTable(self.store.table(RETAINED)), rights)
+            self.received = ReceivedTable(self.store.table(RECEIVED))
+            self.pools = PoolTable(self.store.table(POOLS))
+            self.broker.kept = KeptSessions(self.broker, self.store, self.received)
+            self.broker.kept.restore(self._realm_rights)
+            for name, connector in self.connectors.items():
+                connector.received = self.received
+                self.keep(name)
+        except StoreError as error:
+            raise ConfigError(f"broker.data: {error}") from error
+
+    def _realm_rights(self, realm: str) -> Rights | None:
+        """The rights of the users of a realm, None where there is no such realm any more."""
+        door = self.doors.get(realm)
+        return None if door is None else door.rights
+
+    def _rights_of(self, realm: str) -> Rights:
+        """The same, for those whose rights count also after they have gone."""
+        # Topics of no level at all: there is none that anybody may publish on.
+        return self._realm_rights(realm) or Rights(None, topic_levels=0)
 
     async def reload(self, settings: Settings) -> Report:
         """Become what `settings` say, without disturbing what they leave alone; see `reload`.
@@ -234,6 +339,8 @@ class App:
         for listener in self.listeners:
             listener.close()
         self.broker.pause()
+        for connector in self.all_connectors():
+            connector.rest()
         await settle(self.all_connectors(), DRAIN_S)
         left = sum(connector.unsettled for connector in self.all_connectors())
         if left:
@@ -243,6 +350,14 @@ class App:
                 left,
             )
         self._log_drops()
+        if self.store is not None:
+            # What is on its way goes to disk, and its publishers hear of it.
+            for connector in self.all_connectors():
+                await connector.stop()
+            await self.store.settle()
+            kept = sum(connector.stored for connector in self.all_connectors())
+            if kept:
+                log.info("%d message(s) on disk go out after the next start", kept)
         await self.close()
 
     def all_connectors(self) -> list[Connector]:
@@ -251,17 +366,20 @@ class App:
 
     def _log_drops(self) -> None:
         """Say at the end what was dropped, by place and reason."""
-        places = [self.broker.drops, self.broker.hops.drops]
-        places += [found.drops for found in self.connectors.values()]
-        places += [route.drops for route in self.routes.values()]
-        for drops in places:
+        for drops in drops_of(self):
             if drops.counts:
                 counts = ", ".join(f"{reason} {count}" for reason, count in drops.counts.items())
                 log.info("%s: dropped since the start: %s", drops.place, counts)
+        met = self.broker.limits_met.counts
+        if met:
+            counts = ", ".join(f"{limit} {count}" for limit, count in met.items())
+            log.info("%s: limits met since the start: %s", self.broker.name, counts)
 
     async def close(self) -> None:
         """Close everything without waiting for messages."""
+        self.status.stop()
         self.sys_topics.stop()
+        self.status_topics.stop()
         self.log_topics.stop()
         # Only the routes from here are stopped: a connector that unsubscribed would lose what the
         # far side keeps for its session until the next start.
@@ -271,10 +389,18 @@ class App:
             await connector.stop()
         for listener in self.listeners:
             listener.close()
+        if self.http is not None:
+            await self.http.close()
         await asyncio.sleep(GOODBYE_S)
         self.reactor.close()
         for door in self.doors.values():
             door.close()
+        if self.broker.retained.table is not None:
+            self.broker.retained.table.settle()
+        if self.broker.kept is not None:
+            self.broker.kept.table.look_at_the_clock()
+        if self.store is not None:
+            await self.store.stop()
 
 
 def prepare_folder(folder: Path | None) -> None:
@@ -285,7 +411,36 @@ def prepare_folder(folder: Path | None) -> None:
     """
     if folder is None:
         return
+    new = not folder.exists()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if new:  # its name has to outlive a loss of power too
+            parent = os.open(folder.absolute().parent, os.O_RDONLY)
+            try:
+                os.fsync(parent)
+            finally:
+                os.close(parent)
     except OSError as error:
         raise ConfigError(f"broker.data: {folder} cannot be used: {error.strerror}") from error
+
+
+def _say_what_waits(folder: Path) -> None:
+    """Nothing of the store in `folder` is used: say so, if messages wait there."""
+    from isthmus.delivery.dead_letter import PREFIX
+    from isthmus.store.database import FILE
+    from isthmus.store.idle_store import IdleStore
+
+    if not (folder / FILE).exists():
+        return
+    try:
+        with IdleStore(folder) as store:
+            waiting = sum(len(found) for found in store.logs() if not found.name.startswith(PREFIX))
+    except StoreError as error:
+        log.warning("%s", error)
+        return
+    if waiting:
+        log.warning(
+            "%s has %d message(s), which are not sent, as 'broker.persistence' is false",
+            folder / FILE,
+            waiting,
+        )

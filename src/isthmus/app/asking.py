@@ -1,8 +1,8 @@
 """Asking a running process: how a command finds it, and what the two say to each other.
 
 A process listens on a unix socket that only its own user, and root, may use; see `control`. A
-request is one line of JSON, `{"request": "reload"}`, and so is the answer. What can be asked is the
-process's matter; its answer has a `status`.
+request is one line of JSON, `{"request": "reload"}`, and so is the answer. What can be asked is in
+`requests`; an answer has a `status`.
 
 The socket is `control` in the data folder. Where there is none, or its path is too long for a
 socket, it stands in the folder of run-time files: `$XDG_RUNTIME_DIR/isthmus`, else
@@ -43,21 +43,27 @@ class ControlError(IsthmusError):
     """No process was found, or it does not answer."""
 
 
-def ask(path: Path, request: dict[str, Any]) -> dict[str, Any]:
+def ask(
+    path: Path, request: dict[str, Any], *, timeout_s: float = ANSWER_TIMEOUT_S
+) -> dict[str, Any]:
     """Send a request to the process whose socket this is, and return its answer.
 
     Raises:
         ControlError: it does not answer.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(ANSWER_TIMEOUT_S)
+        sock.settimeout(timeout_s)
         try:
             sock.connect(os.fspath(path))
             sock.sendall(json.dumps(request).encode() + b"\n")
             with sock.makefile("rb") as lines:
                 answer = json.loads(lines.readline())
         except TimeoutError:
-            raise ControlError(f"no answer within {ANSWER_TIMEOUT_S:g} s") from None
+            raise ControlError(f"no answer within {timeout_s:g} s") from None
+        except ConnectionRefusedError:
+            raise ControlError(
+                f"no process listens at {path}: the one that did was killed"
+            ) from None
         except OSError as error:
             raise ControlError(f"{path}: {error.strerror or error}") from error
         except ValueError:
@@ -77,6 +83,11 @@ def find(*, configuration: Path | None = None, pid: int | None = None) -> list[P
         if (configuration is None or checksum == _sum(configuration)) and _probe(entry) == 0:
             found.append(entry)
     return sorted(found)
+
+
+def listens(path: Path) -> bool:
+    """Whether a process listens on this socket; one that was killed leaves it behind."""
+    return path.is_socket() and _probe(path) == 0
 
 
 def runtime_folder() -> Path:

@@ -45,7 +45,11 @@ class Control:
         try:
             await self._open(data, configuration)
         except (OSError, ConfigError) as error:
-            log.warning("no control socket, 'isthmus reload' will not find this process: %s", error)
+            log.warning(
+                "no control socket, 'isthmus reload' and 'isthmus status' will not find this "
+                "process: %s",
+                error,
+            )
             await self.close()
 
     async def _open(self, data: Path | None, configuration: Path | None) -> None:

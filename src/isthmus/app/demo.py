@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 from isthmus.app.settings import Settings
+from isthmus.web.settings import DEFAULT_HTTP_BIND
 
 NEAR = "127.0.0.1:1883"
 FAR = "127.0.0.1:1884"
@@ -20,7 +21,11 @@ Try it, each line in a terminal of its own:
   isthmus sub -v --url {near} 'control/#'             # listen here
   isthmus pub --url {far} control/valve/1 open        # arrives here
 
-Any MQTT client will do. Ctrl-C stops it.
+Any MQTT client will do. What it counts, for Prometheus or a browser, is at
+
+  http://{http}/metrics
+
+Ctrl-C stops it.
 """
 
 
@@ -37,13 +42,19 @@ def free_address(wanted: str) -> str:
         return f"{host}:{probe.getsockname()[1]}"
 
 
-def demonstration(near: str = NEAR, far: str = FAR) -> tuple[Settings, Settings]:
-    """The far side's settings and the near side's, in the order in which they must start."""
-    far_side = Settings.model_validate({"node": "far", "listeners": [{"bind": far}]})
+def demonstration(
+    near: str = NEAR, far: str = FAR, http: str = DEFAULT_HTTP_BIND
+) -> tuple[Settings, Settings]:
+    """The far side's settings and the near side's, in the order in which they must start.
+
+    The near side has the HTTP port.
+    """
+    far_side = Settings.model_validate({"node": "far", "listeners": [{"bind": far}], "http": None})
     near_side = Settings.model_validate(
         {
             "node": "site-7",
             "listeners": [{"bind": near}],
+            "http": {"bind": http},
             "connectors": {"cloud": {"url": far}},
             "routes": {
                 "telemetry": {

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from isthmus.config.version import LEVELS
 from isthmus.connectors.identity import static_identities
+from isthmus.delivery.queue_limits import QueueLimits
 from isthmus.errors import MQTTError
 from isthmus.routing.leg import Leg, legs
 from isthmus.routing.rings import echoes, rings
+from isthmus.routing.shared_queue import shared_limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from isthmus.app.settings import Settings
     from isthmus.connectors.identity import Identity
     from isthmus.connectors.settings import ConnectorSettings
+    from isthmus.web.settings import HttpSettings
 
 LOCAL = "local"
 
@@ -39,9 +42,11 @@ def explain(settings: Settings) -> Iterator[str]:
         yield "No client can connect: there are no listeners."
     for door in settings.doors:
         if door.listeners:
-            binds = ", ".join(listener.bind for listener in door.listeners.values())
-            where = f" at {binds}" if len(door.listeners) < len(settings.listeners) else ""
+            places = ", ".join(listener.place for listener in door.listeners.values())
+            where = f" at {places}" if len(door.listeners) < len(settings.listeners) else ""
             yield f"Clients{where} need {_access(door)}."
+    if settings.http is not None:
+        yield _http(settings.http)
     yield _memory(settings)
     used = {end for route in settings.routes.values() for end in (route.source, route.to)}
     for name, connector in settings.connectors.items():
@@ -51,8 +56,11 @@ def explain(settings: Settings) -> Iterator[str]:
                 f"Connector {name}: no connection is opened, as 'static_client_ids' has no client "
                 f"id for node {settings.node}; messages for it wait."
             )
+            yield from _without_effect(connector)
             continue
         yield f"Connector {name}: {_connector(connector, own)}."
+        yield from _when(connector)
+        yield from _without_effect(connector)
         if name not in used:
             yield f"  No route uses {name}: it connects, and nothing moves."
         logins = [one.password for one in own] or [connector.password]
@@ -64,24 +72,45 @@ def explain(settings: Settings) -> Iterator[str]:
     for leg in directions:
         yield f"Route {leg.route}, from {leg.source} to {leg.target}: {_mapping(leg)}."
         yield f"  {_qos(leg)}; {_retain(leg.settings.retain)}."
-        yield f"  {_safety(leg)}."
+        target = settings.connectors.get(leg.target)
+        lazy = target is not None and target.start == "lazy"
+        yield f"  {_safety(leg, on_disk=settings.broker.stores, lazy=lazy)}."
         yield from _particulars(leg)
+        shared = shared_limits([o.settings.queue for o in directions if o.target == leg.target])
+        if leg.target != LOCAL and shared != QueueLimits():
+            yield _queue(shared, leg.target)
     yield from _circles(settings, directions)
 
 
 def _listener(settings: BrokerListenerSettings) -> str:
     tls = settings.tls
     if tls is None:
-        text = f"{settings.bind}, not encrypted"
+        text = f"{settings.place}, not encrypted"
     elif tls.require_client_certificate:
-        text = f"{settings.bind} with TLS, showing a certificate signed by {tls.client_ca}"
+        text = f"{settings.place} with TLS, showing a certificate signed by {tls.client_ca}"
+        if not tls.verify_client_dates:
+            text += " (also one that has expired)"
     else:
-        text = f"{settings.bind} with TLS"
+        text = f"{settings.place} with TLS"
     if settings.transport == "websocket":
         text += f", by WebSocket at {settings.path}"
     if settings.proxy_protocol:
         text += f", behind a load balancer ({', '.join(settings.proxy_networks)})"
     return f"{text}, from this machine only" if settings.loopback else text
+
+
+def _http(settings: HttpSettings) -> str:
+    """The HTTP port in words."""
+    parts = [f"Metrics and health are at {settings.url}"]
+    if settings.on_this_machine:
+        parts.append("for this machine only")
+    if settings.asks_certificates and settings.tls is not None:
+        parts.append(f"showing a certificate signed by {settings.tls.client_ca}")
+    else:
+        parts.append("without a password")
+    if "bind" not in settings.model_fields_set:
+        parts.append("unless something else is there already")
+    return f"{', '.join(parts)}."
 
 
 def _limits(settings: BrokerListenerSettings) -> Iterator[str]:
@@ -121,6 +150,11 @@ def _access(door: Door) -> str:
 
 def _memory(settings: Settings) -> str:
     folder = settings.broker.data
+    if settings.broker.stores:
+        return (
+            "Sessions with what waits for them, retained messages, what waits for connectors and "
+            f"generated client ids are kept in {folder}."
+        )
     text = "Sessions and retained messages are in memory: a restart forgets them."
     if folder is not None:
         return f"{text} Generated client ids are kept in {folder}."
@@ -157,6 +191,23 @@ def _connector(settings: ConnectorSettings, own: Sequence[Identity]) -> str:
     if settings.client_id is not None:
         parts.append(f"client id {settings.client_id}")
     return ", ".join(parts)
+
+
+def _when(settings: ConnectorSettings) -> Iterator[str]:
+    """When it connects, where that is not always."""
+    lazy = settings.lazy
+    if settings.start == "lazy":
+        yield (
+            f"  It connects when {lazy.threshold} messages wait, or one for {lazy.after:g} s, and "
+            f"closes after {lazy.idle_timeout:g} s without a message."
+        )
+    elif settings.start == "once":
+        yield "  It connects once, when this process starts, and not again."
+
+
+def _without_effect(settings: ConnectorSettings) -> Iterator[str]:
+    if settings.without_effect:
+        yield f"  Without effect beside 'static_client_ids': {settings.without_effect}."
 
 
 def _login(username: str | None, password: SecretStr | None) -> str:
@@ -254,15 +305,16 @@ def _retain(retain: str) -> str:
     }[retain]
 
 
-def _safety(leg: Leg) -> str:
+def _safety(leg: Leg, *, on_disk: bool, lazy: bool) -> str:
     route, target = leg.settings, leg.target
     publisher = "Their publisher" if leg.source == LOCAL else leg.source
     if target == LOCAL:
         return f"{publisher} gets the acknowledgement when this broker has the message"
     if route.qos == 0 or route.max_qos == 0:
+        fate = "wait in memory" if lazy else "are dropped"
         return (
             f"{publisher} gets the acknowledgement at once, as the messages leave with QoS 0: "
-            f"they are dropped while {target} is away"
+            f"they {fate} while {target} is away"
         )
     if route.durability == "memory":
         text = (
@@ -271,8 +323,29 @@ def _safety(leg: Leg) -> str:
         )
     else:
         text = f"{publisher} gets the acknowledgement of QoS 1 and 2 when {target} has sent its own"
-    waits = "is dropped" if route.qos == "keep" else "waits in memory"
+        if on_disk:
+            text += ", or when the message is on disk here"
+    raised = "waits" if on_disk else "waits in memory"
+    kept = "waits in memory" if lazy else "is dropped"
+    waits = kept if route.qos == "keep" else raised
     return f"{text}; QoS 0 {waits} while {target} is away"
+
+
+def _queue(limits: QueueLimits, target: str) -> str:
+    """What becomes of what is too much, in words."""
+    room = f"{limits.max_bytes} bytes"
+    if limits.max_messages:
+        room += f" or {limits.max_messages} messages"
+    full = {
+        "block": "publishers wait",
+        "reject": "more is refused: MQTT 5 publishers get 0x97, MQTT 3 ones no acknowledgement",
+        "drop_oldest": "the oldest messages are dropped, although they were acknowledged",
+        "dead_letter": "more goes to the dead letters",
+    }[limits.when_full]
+    text = f"  When {room} wait for a connection of {target}, {full}"
+    if limits.max_age_s:
+        text += f"; what waited for more than {limits.max_age_s:g} s is not sent"
+    return f"{text}."
 
 
 def _particulars(leg: Leg) -> Iterator[str]:

@@ -16,7 +16,7 @@ from isthmus.auth.sources import Sources, load_sources
 from isthmus.config.problems import path_text
 from isthmus.connectors.identity import tls_of
 from isthmus.errors import ConfigError
-from isthmus.net.contexts import client_context, server_context
+from isthmus.net.tls_settings import TLSClientSettings, TLSServerSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,6 +60,7 @@ def _secret_files(settings: Settings) -> Iterator[tuple[str, Path]]:
                 yield path_text((*door.loc, name)), users
     owners = (
         *((f"listeners[{number}]", one.tls) for number, one in enumerate(settings.listeners)),
+        ("http", None if settings.http is None else settings.http.tls),
         *((f"connectors.{name}", one.tls) for name, one in settings.connectors.items()),
     )
     for owner, tls in owners:
@@ -82,17 +83,27 @@ def _folder_problems(settings: Settings) -> Iterator[str]:
 
 
 def _tls_problems(settings: Settings) -> Iterator[str]:
+    for key, tls in _tls_of(settings):
+        # Only who uses TLS pays for it.
+        from isthmus.net.contexts import client_context, server_context
+
+        try:
+            if isinstance(tls, TLSServerSettings):
+                server_context(tls)
+            else:
+                client_context(tls)
+        except ConfigError as error:
+            yield f"{key}.{error}"
+
+
+def _tls_of(settings: Settings) -> Iterator[tuple[str, TLSServerSettings | TLSClientSettings]]:
     for index, listener in enumerate(settings.listeners):
         if listener.tls is not None:
-            try:
-                server_context(listener.tls)
-            except ConfigError as error:
-                yield f"listeners[{index}].tls.{error}"
+            yield f"listeners[{index}].tls", listener.tls
+    if settings.http is not None and settings.http.tls is not None:
+        yield "http.tls", settings.http.tls
     for name, connector in settings.connectors.items():
         for key, tls in tls_of(connector):
             # Without settings nothing can be wrong, and the system's authorities take 20 ms.
             if tls.model_fields_set:
-                try:
-                    client_context(tls)
-                except ConfigError as error:
-                    yield f"connectors.{name}.{key}.{error}"
+                yield f"connectors.{name}.{key}", tls

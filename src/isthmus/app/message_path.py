@@ -16,7 +16,7 @@ from isthmus.connectors.connector import Connector
 from isthmus.connectors.no_connection import NO_CONNECTION, NoConnectionOutlet
 from isthmus.delivery.echoes import RememberingOutlet
 from isthmus.delivery.endpoint import Origin
-from isthmus.delivery.outlet import LaneOutlet
+from isthmus.delivery.outlet import CountingOutlet, LaneOutlet
 from isthmus.errors import ConfigError
 from isthmus.mqtt.topics import matches, split_shared
 from isthmus.routing.copies import PartOutlet
@@ -105,10 +105,16 @@ class _Explained:
         yield from self._result(message, plan)
 
     def _asked(self, connector: Connector, topic: bytes) -> str:
-        for filter_, qos in connector.subscriptions.cover().items():
-            if matches(split_shared(filter_)[1], topic):
-                return f"we are subscribed to {filter_.decode()} at {connector.name} with QoS {qos}"
-        return ""
+        found = [
+            (filter_.decode(), qos)
+            for filter_, qos in connector.subscriptions.cover().items()
+            if matches(split_shared(filter_)[1], topic)
+        ]
+        if not found:
+            return ""
+        (filter_, qos), *others = found
+        more = "".join(f", and to {one} with QoS {its}" for one, its in others)
+        return f"we are subscribed to {filter_} at {connector.name} with QoS {qos}{more}"
 
     def _hop(self, hop: Hop) -> Iterator[str]:
         indent = "  " * hop.depth
@@ -154,6 +160,8 @@ class _Explained:
             if isinstance(found, PartOutlet) and flags not in found.flags:
                 continue
             outlet = _inner(found)
+            if isinstance(outlet, CountingOutlet):
+                continue
             nothing = False
             if isinstance(outlet, RefusedOutlet):
                 refused = refused or outlet.code

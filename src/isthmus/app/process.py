@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from isthmus.app.app import App
 from isthmus.app.control import Control
+from isthmus.app.dead_letter_desk import DeadLetterDesk
+from isthmus.app.requests import Requests
 from isthmus.app.rereading import Rereading
 from isthmus.errors import ConfigError
 
@@ -85,7 +87,15 @@ async def serve(
             rereading = Rereading(apps[0], read, file)
             if hasattr(signal, "SIGHUP"):
                 loop.add_signal_handler(signal.SIGHUP, rereading.soon)
-            control = Control(rereading.answer)
+            status = apps[0].status
+            requests = Requests(
+                {
+                    "reload": rereading.answer,
+                    "status": status.answer,
+                    "dlq": DeadLetterDesk(apps[0]).answer,
+                }
+            )
+            control = Control(requests.answer)
             await control.open(apps[0].settings.broker.data, file)
         ready()
         await stopping.wait()

@@ -19,9 +19,12 @@ What becomes of each part:
 * A **connector** that stays is the same object, with its lanes and all that waits in them. See
   `Connector.change` for which settings need a new connection, and `connectors.regrouping` for what
   keeps topics in order when the pool changes.
+* The **HTTP port** is known by its address too. Where another one is asked for, or it was not to be
+  had, it is opened anew.
 * A **listener** is known by its address. With other options it goes on to listen; they count for
   connections to come.
-* `node`, `broker.data` and `pid_file` keep their values until the next start. The report says so.
+* `node`, `user`, `pid_file`, `broker.data` and `broker.persistence` keep their values until the
+  next start. The report says so.
 
 A reload waits until the one before it is done.
 """
@@ -59,11 +62,15 @@ if TYPE_CHECKING:
     from isthmus.net.tls_settings import TLSServerSettings
     from isthmus.routing.leg import Leg
     from isthmus.routing.route import Route
+    from isthmus.web.port import HttpPort
 
 log = logging.getLogger("isthmus.app")
 
-NEXT_START = ("node", "pid_file")
-"""Keys of the root that take effect at the next start; `broker.data` is another."""
+NEXT_START = ("node", "user", "pid_file")
+"""Keys of the root that take effect at the next start."""
+
+BROKER_NEXT_START = ("data", "persistence")
+"""The same, of `broker`."""
 
 UNCHANGED = "nothing has changed; the files of users, rights and certificates were read again"
 
@@ -98,6 +105,8 @@ class Reload:
         self._doors: dict[str, Access] = {}
         self._opened: dict[int, tuple[Listener, Entrance]] = {}
         self._suspended: list[Listener] = []
+        self._http: HttpPort | None = None
+        self._http_before: HttpPort | None = None
         # Index in the new settings -> index in the old ones, of listeners with the same address.
         self._same = _same_binds(self._old, self._new)
 
@@ -115,6 +124,8 @@ class Reload:
             self._restore()
             raise
         removed = self._switch()
+        if self._http_before is not None:
+            await self._http_before.close()
         await asyncio.gather(
             *(self._remove(connector) for connector in removed), *self._changed_connectors()
         )
@@ -136,10 +147,10 @@ class Reload:
         old = self._old
         kept: dict[str, object] = {key: getattr(old, key) for key in NEXT_START}
         later = [key for key in NEXT_START if getattr(settings, key) != getattr(old, key)]
-        if settings.broker.data != old.broker.data:
-            later.append("broker.data")
+        stays = {key: getattr(old.broker, key) for key in BROKER_NEXT_START}
+        later += [f"broker.{key}" for key in stays if getattr(settings.broker, key) != stays[key]]
         self.report.later = later
-        kept["broker"] = settings.broker.model_copy(update={"data": old.broker.data})
+        kept["broker"] = settings.broker.model_copy(update=stays)
         return settings.model_copy(update=kept)
 
     # -- what can fail ---------------------------------------------------------------------------
@@ -163,7 +174,17 @@ class Reload:
                     listener = self._open_in_place(index, entrance, error)
                 self._opened[index] = listener, entrance
             elif settings.tls is not None:
-                _check_tls(index, settings.tls)
+                _check_tls(f"listeners[{index}]", settings.tls)
+        self._prepare_http()
+
+    def _prepare_http(self) -> None:
+        app, settings = self._app, self._new.http
+        if settings is None or app.http is None or app.http.settings.bind != settings.bind:
+            self._http = app.open_http()  # the last that can fail: nothing has to close it again
+        else:
+            if settings.tls is not None:
+                _check_tls("http", settings.tls)
+            self._http = app.http
 
     def _open_in_place(self, index: int, entrance: Entrance, error: ListenError) -> Listener:
         """Open a listener whose address one that goes away still has, such as * for 127.0.0.1.
@@ -195,19 +216,21 @@ class Reload:
             app.broker.change(self._new.broker)
             app.sys_topics.stop()
             app.sys_topics.start()
-        if ("topic" in self._new.log.to) != ("topic" in self._old.log.to):
+        if self._new.log != self._old.log:
+            app.log_topics.stop()
             if "topic" in self._new.log.to:
-                app.log_topics.start()
-            else:
-                app.log_topics.stop()
+                app.log_topics.start(self._new.log.formatter)
         self._switch_doors()
         removed = self._switch_endpoints()
         self._switch_listeners()
+        self._switch_http()
         ended = app.broker.rights_changed()
         if ended:
             self.report.changes.append(f"{ended} client(s) disconnected: no longer let in")
         for table in app.tables.values():
             table.forget()
+        app.status_topics.stop()
+        app.status_topics.start()
         return removed
 
     def _switch_doors(self) -> None:
@@ -253,10 +276,11 @@ class Reload:
             connector.retained_sync.watch((), app.tables[LOCAL], app.broker, app.broker.retained)
         app.remember_echoes()
         for name, connector in app.connectors.items():
-            connector.resize(app.queue_bytes(name))
+            connector.limit(app.queue_limits(name))
             connector.retained_sync.enabled = self._new.connectors[name].send_retained
         app.watch_retained()
         for name, connector in self._added.items():
+            app.keep(name)
             self.report.changes.append(f"connector {name}: added")
             connector.start()
         return removed
@@ -281,7 +305,7 @@ class Reload:
             old = self._same.get(index)
             if old is None:
                 listener, entrance = self._opened[index]
-                self.report.changes.append(f"listener {settings.bind}: added")
+                self.report.changes.append(f"listener {settings.place}: added")
             else:
                 listener, entrance = app.listeners[old], app.entrances[old]
                 before = self._old.listeners[old]
@@ -295,10 +319,11 @@ class Reload:
                 else:
                     entrance.change(fresh)
                 if before != settings:
-                    self._note_keys(f"listener {settings.bind}", before, settings)
+                    self._note_keys(f"listener {settings.place}", before, settings)
                 listener.change(
                     settings,
                     partial(app.broker.accept, entrance=entrance),
+                    handshake_timeout_s=self._new.broker.limits.connect_timeout,
                     max_packet_size=self._new.broker.max_packet_size,
                 )
             listeners.append(listener)
@@ -306,7 +331,7 @@ class Reload:
         stay = set(self._same.values())
         for index, listener in enumerate(app.listeners):
             if index not in stay:
-                self.report.changes.append(f"listener {self._old.listeners[index].bind}: removed")
+                self.report.changes.append(f"listener {self._old.listeners[index].place}: removed")
                 listener.close()
                 self._send_away(app.entrances[index], "this listener was closed")
         app.listeners, app.entrances = listeners, entrances
@@ -314,6 +339,20 @@ class Reload:
             log.info("listening on %s", listeners[index].where)
         for realm in set(app.doors) - set(self._sources):
             app.doors.pop(realm).close()
+
+    def _switch_http(self) -> None:
+        app, settings = self._app, self._new.http
+        before, app.http = app.http, self._http
+        if before is app.http:
+            if app.http is not None and settings is not None and app.http.settings != settings:
+                self._note_keys("http", app.http.settings, settings)
+                app.http.change(settings)
+            return
+        if app.http is not None:
+            self.report.changes.append(f"http: listens on {app.http.where}")
+        if before is not None:
+            self._http_before = before
+            self.report.changes.append(f"http: {before.where} closed")
 
     def _send_away(self, entrance: Entrance, why: str) -> None:
         for client in self._app.broker.clients_of(entrance):
@@ -368,21 +407,21 @@ class Reload:
         self.report.changes.append(f"{name}: changed ({', '.join(keys)})")
 
 
-def _check_tls(index: int, tls: TLSServerSettings) -> None:
+def _check_tls(owner: str, tls: TLSServerSettings) -> None:
     """Raise ConfigError if the files that `load_files` read are broken again; else it is cached."""
     try:
         server_context(tls)
     except ConfigError as error:
-        raise ConfigError(*(f"listeners[{index}].tls.{text}" for text in error.problems)) from error
+        raise ConfigError(*(f"{owner}.tls.{text}" for text in error.problems)) from error
 
 
 def _same_binds(old: Settings, new: Settings) -> dict[int, int]:
     """Listeners of `new`, by index, and the one of `old` with the same address."""
     free: dict[str, list[int]] = {}
     for index, listener in enumerate(old.listeners):
-        free.setdefault(listener.bind, []).append(index)
+        free.setdefault(listener.place, []).append(index)
     return {
-        index: free[listener.bind].pop(0)
+        index: free[listener.place].pop(0)
         for index, listener in enumerate(new.listeners)
-        if free.get(listener.bind)
+        if free.get(listener.place)
     }

@@ -45,9 +45,8 @@ class Rereading:
         task.add_done_callback(self._tasks.discard)
 
     async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer a request of the control socket."""
-        if request.get("request") != "reload":
-            return {"status": WRONG, "errors": ["this process knows only the request 'reload'"]}
+        """Answer the request `reload`."""
+        del request
         return await self.run()
 
     async def run(self) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     Field,
     field_validator,
     model_validator,
@@ -28,8 +27,12 @@ from isthmus.config.model import SettingsModel
 from isthmus.config.problems import Loc, Problem, did_you_mean, raise_any
 from isthmus.config.secrets import Expanded, shown
 from isthmus.connectors.settings import ConnectorSettings
+from isthmus.log import Clients, TextFormatter
 from isthmus.net.tls_settings import OR_FOLDER
+from isthmus.routing.leg import legs
 from isthmus.routing.settings import RouteSettings
+from isthmus.routing.shared_queue import contradictions
+from isthmus.web.settings import HttpSettings
 
 LOCAL = "local"
 """Name of the embedded broker as an endpoint."""
@@ -60,12 +63,6 @@ Name = Annotated[str, AfterValidator(_valid_name)]
 ConnectorName = Annotated[str, AfterValidator(_connector_name)]
 
 
-def _no_http(value: object) -> object:
-    if value is not None:
-        raise ValueError("this version has no HTTP API; leave the key out or write null")
-    return value
-
-
 class LogSettings(SettingsModel):
     """What is logged, where to, and how."""
 
@@ -88,9 +85,33 @@ class LogSettings(SettingsModel):
         "logrotate needs no signal.",
         examples=["/var/log/isthmus/isthmus.log"],
     )
+    timestamp: bool = Field(
+        default=True,
+        description="Whether lines of text begin with their time. JSON always has it.",
+    )
+    timestamp_format: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=100,
+        description="How lines of text write their time, as for `strftime` and in local time; not "
+        "set, it is ISO 8601 in UTC, with milliseconds.",
+        examples=["%Y-%m-%d %H:%M:%S"],
+    )
+    clients: Clients = Field(
+        default="faults",
+        description="What is written about clients of the broker: `all` has a line for each that "
+        "connects and for each that goes, `faults` only for those that were refused or closed and "
+        "for connections that came to nothing, `none` has neither. With `level: debug`, `faults` "
+        "is `all`.",
+    )
     syslog_facility: Literal[
         "daemon", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7"
     ] = Field(default="daemon", description="Facility of entries in the system's log.")
+
+    @property
+    def formatter(self) -> TextFormatter:
+        """What makes lines of text of entries."""
+        return TextFormatter(timestamp=self.timestamp, timestamp_format=self.timestamp_format)
 
 
 class Settings(SettingsModel):
@@ -122,10 +143,19 @@ class Settings(SettingsModel):
         default_factory=dict,
         description="Routes by name: letters, digits, `_` and `-`.",
     )
-    http: Annotated[None, BeforeValidator(_no_http)] = Field(
-        default=None, description="The HTTP API; this version has none, so only null is accepted."
+    http: HttpSettings | None = Field(
+        default_factory=HttpSettings,
+        description="The HTTP port, with metrics and health; null switches it off.",
     )
     log: LogSettings = Field(default_factory=LogSettings, description="What is logged, and how.")
+    user: str | None = Field(
+        default=None,
+        min_length=1,
+        description="User to become, with its groups, where it is root who starts the process. It "
+        "does so before it opens anything, so log, data, keys and ports have to be open to that "
+        "user. Not set means whoever starts it.",
+        examples=["isthmus"],
+    )
     pid_file: Path | None = Field(
         default=None,
         description="File to write the number of the process to; it is removed at the end.",
@@ -136,12 +166,12 @@ class Settings(SettingsModel):
     def doors(self) -> tuple[Door, ...]:
         """Who may come in where: first by the root's `auth`, then by those of listeners."""
         shared = {i: one for i, one in enumerate(self.listeners) if one.auth is None}
-        binds = [one.bind for one in self.listeners]
+        places = [one.place for one in self.listeners]
         # The address, as users keep their sessions when a listener gets another place in the list.
         # Only addresses without a port of their own stand there twice.
         own = (
             Door(
-                one.bind if binds.count(one.bind) == 1 else f"{one.bind} {index}",
+                one.place if places.count(one.place) == 1 else f"{one.place} {index}",
                 ("listeners", index, "auth"),
                 one.auth,
                 {index: one},
@@ -186,6 +216,7 @@ class Settings(SettingsModel):
                 *(problem for door in self.doors for problem in door.problems()),
                 *self._connector_problems(),
                 *self._route_problems(),
+                *self._queue_problems(),
                 *_file_problems(self, ()),
             ]
         )
@@ -194,12 +225,17 @@ class Settings(SettingsModel):
     def _listener_problems(self) -> Iterator[Problem]:
         seen: dict[str, int] = {}
         for index, listener in enumerate(self.listeners):
-            if listener.bind in seen and not listener.bind.endswith(":0"):
+            if listener.place in seen and not listener.bind.endswith(":0"):
                 yield Problem(
                     ("listeners", index, "bind"),
-                    f"is the same as listeners[{seen[listener.bind]}].bind",
+                    f"is the same as listeners[{seen[listener.place]}].bind",
                 )
-            seen.setdefault(listener.bind, index)
+            seen.setdefault(listener.place, index)
+        http = self.http
+        if http is None or "bind" not in http.model_fields_set or http.bind.endswith(":0"):
+            return
+        if http.bind in seen:
+            yield Problem(("http", "bind"), f"is the same as listeners[{seen[http.bind]}].bind")
 
     def _connector_problems(self) -> Iterator[Problem]:
         """A connector to this very process would send every message round for ever."""
@@ -237,6 +273,17 @@ class Settings(SettingsModel):
                             "is a shared subscription, which only a connector can make; "
                             "a route from 'local' gets every message: leave '$share/.../' out",
                         )
+
+    def _queue_problems(self) -> Iterator[Problem]:
+        """Routes to one connector share its queue."""
+        kept = self.broker.data is not None and self.broker.persistence
+        directions = list(legs(self.routes, self.node))
+        on_disk = {
+            name: kept
+            and any(leg.settings.durability == "disk" for leg in directions if leg.target == name)
+            for name in self.connectors
+        }
+        yield from contradictions(directions, on_disk)
 
     def _end_problems(self, name: str, route: RouteSettings) -> Iterator[Problem]:
         """What a route cannot do because of which endpoints it joins."""

@@ -281,8 +281,8 @@ class Client:
         elif isinstance(event, Connack):
             self._connected(event)
         elif isinstance(event, Disconnect):
-            text = f"the far side disconnected: {describe(event.code)}{_said(_reason(event))}"
-            self._leave(text)
+            said = _said(event.code, _reason(event))
+            self._leave(f"the far side disconnected: {describe(event.code)}{said}")
         elif isinstance(event, MQTTError):
             self._fail(event)
         elif isinstance(event, Auth):
@@ -319,7 +319,7 @@ class Client:
 
     def _judge(self, code: int, text: str) -> None:
         if code >= 0x80:
-            self.refused[f"refused by the far side: {describe(code)}{_said(text)}"] += 1
+            self.refused[f"refused by the far side: {describe(code)}{_said(code, text)}"] += 1
         elif code == NOBODY_SUBSCRIBED:
             self.unheard += 1
             log.info("acknowledged: %s", describe(code))
@@ -332,12 +332,13 @@ class Client:
     def _connected(self, packet: Connack) -> None:
         if packet.code:
             text = _reason(packet)
+            meaning = describe(packet.code, self.connection.version or 5)
             self._refuse(
                 ConnectError(
                     "connack",
-                    describe(packet.code, self.connection.version or 5),
+                    meaning,
                     reason=packet.code,
-                    hint=f"the far side says: {escape(text)}" if text else "",
+                    hint=f"the far side says: {escape(text)}" if text not in meaning else "",
                 )
             )
             self._leave("refused by the far side")
@@ -521,5 +522,6 @@ def _reason(packet: Connack | Puback | Pubrec | Disconnect) -> str:
     return str(packet.properties.get(PropertyId.REASON_STRING, ""))
 
 
-def _said(text: str) -> str:
-    return f" ({escape(text)})" if text else ""
+def _said(code: int, text: str) -> str:
+    """What the far side says beside `code`, if it is more than our own sentence for that."""
+    return f" ({escape(text)})" if text and text not in describe(code) else ""

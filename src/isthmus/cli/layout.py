@@ -6,7 +6,6 @@ cannot type. A layout is a function from a message to the bytes to print.
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import time
@@ -14,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from isthmus.cli.property_option import name_of
+from isthmus.cli.readable import named, text_or_base64
 from isthmus.mqtt.packet_type import PacketType
 from isthmus.mqtt.properties import PropertyId, decode
 
@@ -50,31 +50,13 @@ def json_line(message: Received) -> bytes:
     found: dict[str, Any] = {
         "timestamp": stamp.isoformat(timespec="microseconds").replace("+00:00", "Z"),
         "topic": message.topic.decode(),
-        **_text_or_base64("payload", message.payload),
+        **text_or_base64("payload", message.payload),
         "qos": message.qos,
         "retain": message.retain,
         "dup": message.dup,
     }
-    properties: dict[str, Any] = {}
-    for identifier, value in _properties(message).items():
-        name = identifier.name.lower()
-        if identifier is PropertyId.CORRELATION_DATA:
-            properties.update(_text_or_base64(name, value))
-        elif identifier is PropertyId.USER_PROPERTY:
-            properties["user_properties"] = [list(pair) for pair in value]
-        elif identifier is PropertyId.SUBSCRIPTION_IDENTIFIER:
-            properties["subscription_identifiers"] = value
-        else:
-            properties[name] = value.decode() if isinstance(value, bytes) else value
-    found["properties"] = properties
+    found["properties"] = named(_properties(message))
     return _json(found)
-
-
-def _text_or_base64(name: str, data: bytes) -> dict[str, str]:
-    try:
-        return {name: data.decode(), f"{name}_encoding": "text"}
-    except UnicodeDecodeError:
-        return {name: base64.b64encode(data).decode(), f"{name}_encoding": "base64"}
 
 
 def _properties(message: Received) -> Properties:

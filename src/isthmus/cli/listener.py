@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from isthmus import clock
 from isthmus.cli.client import Dialer, take_none
 from isthmus.cli.far_side import (
     FAILED,
@@ -159,7 +160,7 @@ class Listener:
         """
         told = ""
         while True:
-            await asyncio.sleep(backoff.next())
+            await asyncio.sleep(backoff.next(clock.monotonic()))
             try:
                 return await dialer.open()
             except ConnectError as error:

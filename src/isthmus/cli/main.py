@@ -27,6 +27,8 @@ INTERRUPTED = 130
 COMMANDS = {
     "run": "run.run",
     "reload": "reload.reload",
+    "status": "status.status",
+    "top": "top.top",
     "check": "check.check",
     "explain": "explain.explain",
     "pub": "pub.pub",
@@ -35,6 +37,8 @@ COMMANDS = {
     "test": "test.try_connector",
     "import": "import_.importing",
     "passwd": "passwd.passwd",
+    "store": "store.store",
+    "dlq": "dlq.dlq",
     "schema": "check.schema",
     "demo": "run.demo",
 }

@@ -111,7 +111,7 @@ def pub(
 
 def _interval_s(rate: str | None, delay_s: float | None) -> float:
     """Seconds from one message to the next; 0 for as fast as it goes."""
-    from isthmus.connectors.connection_settings import parse_rate
+    from isthmus.config.units import parse_rate
 
     if rate is None:
         return delay_s or 0.0

@@ -86,6 +86,7 @@ def run(
 def _run(loaded: Loaded, read: Callable[[], Loaded], file: Path | None, *, only_test: bool) -> None:
     from isthmus.app.event_loop import run_in_loop
     from isthmus.app.process import pid_file, serve
+    from isthmus.app.user import become
     from isthmus.log import configure
 
     settings, notes = loaded.settings, loaded.notes
@@ -96,10 +97,13 @@ def _run(loaded: Loaded, read: Callable[[], Loaded], file: Path | None, *, only_
         for note in notes:
             typer.echo(f"isthmus: {note}", err=True)
         return
+    remark = become(settings.user)
     try:
         configure(**settings.log.model_dump())
     except OSError as error:
         raise ConfigError(f"log: {error.filename}: cannot be used: {error.strerror}") from None
+    if remark:
+        log.info("%s", remark)
     for note in notes:
         log.log(logging.WARNING if note.loud else logging.INFO, "%s", note)
     with pid_file(settings.pid_file):
@@ -132,17 +136,18 @@ def _settings(
 def demo() -> None:
     """Run a broker, a second one as its far side, and two routes between them.
 
-    On ports 1883 and 1884 of this machine, or where they are taken on free ones.
+    On ports 1883, 1884 and 8080 (HTTP) of this machine, or where they are taken on free ones.
     """
     from isthmus.app.demo import FAR, NEAR, TEXT, demonstration, free_address
     from isthmus.app.event_loop import run_in_loop
     from isthmus.app.process import serve
     from isthmus.log import configure
+    from isthmus.web.settings import DEFAULT_HTTP_BIND
 
     configure("info", "text")
-    near, far = free_address(NEAR), free_address(FAR)
-    text = TEXT.format(near=near, far=far).replace("  isthmus ", f"  {_program()} ")
-    run_in_loop(serve(demonstration(near, far), ready=lambda: typer.echo(text)))
+    near, far, http = map(free_address, (NEAR, FAR, DEFAULT_HTTP_BIND))
+    text = TEXT.format(near=near, far=far, http=http).replace("  isthmus ", f"  {_program()} ")
+    run_in_loop(serve(demonstration(near, far, http), ready=lambda: typer.echo(text)))
 
 
 def _program() -> str:

@@ -288,7 +288,7 @@ def _check_listener(setting: Setting) -> None:
 
 
 def is_refused(setting: Setting) -> bool:
-    """Whether a line asks for something that is refused; `false` asks for nothing."""
-    if setting.option.answer is not Answer.REFUSED or setting.value is False:
+    """Whether a line asks for something that is refused; `false` and 0 ask for nothing."""
+    if setting.option.answer is not Answer.REFUSED or setting.value in (False, 0):
         return False
     return not (setting.option.name == "tls_keyform" and setting.value == "pem")

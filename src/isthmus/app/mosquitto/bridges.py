@@ -152,6 +152,7 @@ def _session(block: Block, loc: Loc, draft: Draft) -> None:
         draft.put((*loc, "session_expiry"), "never")
     draft.take(block, "try_private", (*loc, "bridge_bit"))
     draft.put((*loc, "filters_per_subscribe"), 1)
+    draft.put((*loc, "join_filters"), False)
 
 
 def _limits(configuration: Configuration, block: Block, loc: Loc, draft: Draft) -> None:
@@ -227,9 +228,8 @@ def _reconnect(block: Block, loc: Loc, draft: Draft) -> None:
         return
     draft.put((*loc, "reconnect", "min"), f"{base}s", found)
     draft.put((*loc, "reconnect", "max"), f"{min(cap, LONGEST_CAP_S)}s", found)
-    if len(numbers) > 2:
-        text = "the third number has no effect: when a connection counts as stable is fixed here"
-        draft.note(found, text)
+    if len(numbers) > 2 and numbers[2] > 0:
+        draft.put((*loc, "reconnect", "stable"), f"{min(numbers[2], LONGEST_CAP_S)}s", found)
     if found is not None and base != numbers[0]:
         draft.note(found, f"is out of range, it is {base} s, as in Mosquitto")
 
@@ -326,14 +326,22 @@ def _route(
     before: list[TopicLine],
     name: str,
 ) -> bool:
-    """Write one direction of a line; false if the lines before it leave nothing for it."""
+    """Write one direction of a line; false if the lines before it leave nothing for it.
+
+    A line that brings messages is subscribed in any case, as the far side may refuse the lines
+    before it. What comes of it is then what the line that takes it makes of it, which is the same
+    message: it goes on once.
+    """
     filter_ = line.source(direction)
     earlier = [one for one in before if overlap(one.source(direction), filter_)]
-    for one in earlier:
-        if covers(one.source(direction).encode(), filter_.encode()):
-            text = f"{direction}: every message takes {one.statement.where} instead"
-            draft.note(setting, text)
+    taker = next((one for one in earlier if _takes_all(one, line, direction)), None)
+    if taker is not None:
+        text = f"{direction}: every message takes {taker.statement.where} instead"
+        draft.note(setting, text)
+        if direction == "out":
             return False
+        earlier = earlier[: earlier.index(taker)]
+        line = taker
     excluded = [f"!{one.source(direction)}" for one in earlier]
     draft.put((*loc, "from"), LOCAL if direction == "out" else name, setting)
     draft.put((*loc, "to"), name if direction == "out" else LOCAL, setting)
@@ -344,6 +352,11 @@ def _route(
     if prepend:
         draft.put((*loc, "prepend"), literal(prepend), setting)
     return True
+
+
+def _takes_all(one: TopicLine, other: TopicLine, direction: str) -> bool:
+    """Whether `one` takes every message of `other`."""
+    return covers(one.source(direction).encode(), other.source(direction).encode())
 
 
 # -- shared with listeners -------------------------------------------------------------------------

@@ -47,7 +47,6 @@ LEVELS = {
 }
 _SEVERITY = ("error", "warning", "info", "debug")
 _DESTINATIONS = ("stdout", "stderr", "syslog", "topic")
-_ELSEWHERE = ("dlt", "android")
 _DURATION = re.compile(r"(\d+)([shdwmy])")
 
 
@@ -61,6 +60,7 @@ def write_broker(configuration: Configuration, draft: Draft) -> None:
     _persistence(general, draft)
     _log(general, draft)
     take_path(general, "pid_file", ("pid_file",), draft)
+    draft.take(general, "user", ("user",))
     for lines in general.lines.values():
         if lines[-1].option.answer is Answer.NO_EFFECT:
             _no_effect(lines[-1], draft)
@@ -135,16 +135,17 @@ def _identity(configuration: Configuration, draft: Draft) -> None:
     _one_for_all(draft, ("broker", "auto_id_prefix"), prefixes, DEFAULT_AUTO_ID_PREFIX)
     names = [found for block in blocks if (found := block.last("use_username_as_clientid"))]
     _one_for_all(draft, ("broker", "username_as_client_id"), names, None)
-    aliases = [found for block in blocks if (found := block.last("max_topic_alias"))]
-    lowest = min(aliases, key=lambda found: _number(found, 0), default=None)
-    for found in aliases:
-        if lowest is not None and found.value != lowest.value:
-            draft.note(found, f"it is {lowest.value} for all listeners, the lowest of them")
-    draft.put(
-        ("broker", "topic_alias_maximum"),
-        lowest.value if lowest else DEFAULT_TOPIC_ALIASES,
-        lowest,
-    )
+    for option, key in (
+        ("max_topic_alias", "topic_alias_maximum"),
+        ("max_topic_alias_broker", "topic_aliases_out"),
+    ):
+        aliases = [found for block in blocks if (found := block.last(option))]
+        lowest = min(aliases, key=lambda found: _number(found, 0), default=None)
+        for found in aliases:
+            if lowest is not None and found.value != lowest.value:
+                draft.note(found, f"it is {lowest.value} for all listeners, the lowest of them")
+        number = lowest.value if lowest else DEFAULT_TOPIC_ALIASES
+        draft.put(("broker", key), number, lowest)
 
 
 def _one_for_all(draft: Draft, loc: tuple[str, ...], found: list[Setting], default: object) -> None:
@@ -166,10 +167,8 @@ def _persistence(general: Block, draft: Draft) -> None:
         draft.put(("broker", "data"), literal(str(folder)), found or on)
         draft.note(
             on,
-            "sessions, retained messages and what waits in queues are in memory in this version, "
-            "and end with the process; publishers of QoS 1 and 2 to a bridge are not acknowledged "
-            "before its far side has the message",
-            loud=True,
+            "sessions, what waits for them and retained messages are on disk before anybody is "
+            "told that they are safe; there is no save in intervals",
         )
     elif general.last("persistence_location") is not None:
         draft.note(general.last("persistence_location"), "no effect without 'persistence true'")
@@ -189,7 +188,7 @@ def _log(general: Block, draft: Draft) -> None:
     to: list[str] = []
     where = file = None
     for found in general.all("log_dest"):
-        kind, *rest = found.statement.words
+        kind = found.statement.words[0]
         where = found
         if kind == "none":
             to = []
@@ -204,17 +203,18 @@ def _log(general: Block, draft: Draft) -> None:
             else:
                 file = found
                 draft.put(("log", "file"), literal(str(Path(path).absolute())), found)
-        elif kind in _ELSEWHERE:
-            draft.note(found, f"the log is not written to {kind}")
-            to += ["stderr"] if "stderr" not in to else []
         else:
             draft.problem(found, "must be none, stdout, stderr, syslog, topic or file")
-        del rest
     if where is not None:
         draft.put(("log", "to"), to, where)
     facility = general.last("log_facility")
     if facility is not None:
         draft.put(("log", "syslog_facility"), f"local{facility.value}", facility)
+    draft.take(general, "log_timestamp", ("log", "timestamp"))
+    draft.take(general, "log_timestamp_format", ("log", "timestamp_format"))
+    messages = general.last("connection_messages")
+    silent = messages is not None and messages.value is False
+    draft.put(("log", "clients"), "none" if silent else "all", messages)
     _log_types(general, draft)
 
 
@@ -245,10 +245,7 @@ def _log_types(general: Block, draft: Draft) -> None:
 
 def _no_effect(setting: Setting, draft: Draft) -> None:
     """Say that an option does nothing, where it would change something."""
-    default = {"set_tcp_nodelay": True, "log_timestamp": True, "enable_control_api": False}
-    if setting.value == default.get(setting.option.name):
-        return
-    if setting.option.name in ("memory_limit", "max_inflight_bytes") and not setting.value:
+    if setting.option.name == "set_tcp_nodelay" and setting.value:
         return
     draft.note(setting, f"no effect: {setting.option.becomes}")
 

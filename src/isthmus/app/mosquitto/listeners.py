@@ -9,7 +9,7 @@ from pathlib import Path
 from isthmus.app.mosquitto.blocks import Block, Configuration, ListenerBlock, PluginBlock, Setting
 from isthmus.app.mosquitto.bridges import take_authorities, take_path, take_tls_version
 from isthmus.app.mosquitto.draft import Draft, literal
-from isthmus.app.mosquitto.option import Answer, Scope
+from isthmus.app.mosquitto.option import Scope
 from isthmus.config.problems import Loc
 from isthmus.net.settings import ANY_PATH
 
@@ -119,12 +119,15 @@ def _host(block: ListenerBlock) -> str:
     return str(found.value) if found else ""
 
 
+def _is_unix(block: ListenerBlock) -> bool:
+    assert block.opened is not None
+    return block.opened.option.name == "listener" and block.opened.statement.number() == 0
+
+
 def _is_public(block: ListenerBlock) -> bool:
     """Whether others than this machine can connect."""
     host = _host(block).strip("[]")
-    assert block.opened is not None
-    unix = block.opened.option.name == "listener" and block.opened.statement.number() == 0
-    if unix or host == "localhost":
+    if _is_unix(block) or host == "localhost":
         return False
     try:
         return not ipaddress.ip_address(host).is_loopback
@@ -148,6 +151,11 @@ def _details(block: ListenerBlock, loc: Loc, draft: Draft) -> None:
     found = block.last("max_connections")
     if found is not None and isinstance(found.value, int) and found.value > 0:
         draft.put((*loc, "max_connections"), found.value, found)
+    found = block.last("bind_interface")
+    if found is not None and _is_unix(block):
+        draft.note(found, "no effect: clients of a Unix socket come through no interface")
+    else:
+        draft.take(block, "bind_interface", (*loc, "interface"))
     draft.take(block, "max_qos", (*loc, "max_qos"))
     found = draft.take(block, "mount_point", (*loc, "mount_point"))
     if found is not None and set(str(found.value)) & {"+", "#"}:
@@ -161,10 +169,9 @@ def _details(block: ListenerBlock, loc: Loc, draft: Draft) -> None:
     elif origins:
         draft.note(origins[0], "no effect: this listener has no 'protocol websockets'")
     _tls(block, (*loc, "tls"), draft)
-    for option in ("max_topic_alias_broker", "http_dir", "dhparamfile"):
-        found = block.last(option)
-        if found is not None and found.option.answer is Answer.NO_EFFECT:
-            draft.note(found, f"no effect: {found.option.becomes}")
+    found = block.last("dhparamfile")
+    if found is not None:
+        draft.note(found, f"no effect: {found.option.becomes}")
 
 
 def _identity(block: ListenerBlock) -> Setting | None:
@@ -221,7 +228,13 @@ def _tls(block: ListenerBlock, loc: Loc, draft: Draft) -> None:
             found = block.last(option)
             if found is not None:
                 draft.problem(found, "needs 'certfile' and 'keyfile' beside it")
-        for option in ("require_certificate", "crlfile", "tls_version", "ciphers"):
+        for option in (
+            "require_certificate",
+            "disable_client_cert_date_checks",
+            "crlfile",
+            "tls_version",
+            "ciphers",
+        ):
             found = block.last(option)
             if found is not None and found.value is not False:
                 text = "has no effect without certfile and keyfile: nothing is encrypted"
@@ -233,6 +246,13 @@ def _tls(block: ListenerBlock, loc: Loc, draft: Draft) -> None:
     draft.take(block, "ciphers", (*loc, "ciphers"))
     draft.take(block, "require_certificate", (*loc, "require_client_certificate"))
     take_tls_version(block, "tls_version", (*loc, "min_version"), draft)
+    if block.is_on("disable_client_cert_date_checks"):
+        found = block.last("disable_client_cert_date_checks")
+        if block.last("cafile") or block.last("capath"):
+            draft.put((*loc, "verify_client_dates"), False, found)
+            draft.note(found, "certificates of clients are good for ever", loud=True)
+        else:
+            draft.note(found, "no effect: without 'cafile' no client shows a certificate")
 
 
 def _auth(

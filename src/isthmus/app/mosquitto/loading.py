@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -46,7 +47,9 @@ def load(
         found = {problem.loc: problem for problem in problems_of(error, Settings, draft.data)}
         for problem in Settings.problems_in(draft.data):
             found.setdefault(problem.loc, problem)
-        problems += _sentences(draft, found.values(), path)
+        # What a line with a problem would have set is missing, which is no problem of its own.
+        told = [one for one in found.values() if not problems or _is_set(draft.data, one.loc)]
+        problems += _sentences(draft, told, path)
     if settings is None or problems:
         raise ConfigError(*sorted(problems, key=_place))
     return Loaded(settings, draft.notes, lambda loc: _where(draft, loc, path))
@@ -56,6 +59,15 @@ def _place(problem: str) -> tuple[str, int]:
     """The file and the line that a problem begins with."""
     match = _PLACE.match(problem)
     return (match[1], int(match[2])) if match else ("", 0)
+
+
+def _is_set(data: Any, loc: Loc) -> bool:
+    try:
+        for key in loc:
+            data = data[key]
+    except (KeyError, IndexError, TypeError):
+        return False
+    return True
 
 
 def _sentences(draft: Draft, problems: Iterable[Problem], path: Path | None) -> list[str]:

@@ -15,7 +15,9 @@ _TEXT, _SWITCH, _NUMBER, _WORDS = Kind.TEXT, Kind.SWITCH, Kind.NUMBER, Kind.WORD
 _HONOURED, _MAPPED = Answer.HONOURED, Answer.MAPPED
 _NO_EFFECT, _REFUSED = Answer.NO_EFFECT, Answer.REFUSED
 
-_NO_PSK = "Python's TLS has no pre-shared keys before 3.13; use certificates"
+_NO_PSK = (
+    "Isthmus has no pre-shared keys, as Python's TLS has none before Python 3.13; use certificates"
+)
 _NO_ENGINE = "Python's TLS has no OpenSSL engines; put the key into a file"
 _NO_TLS13_CIPHERS = "Python's TLS cannot choose among the ciphers of TLS 1.3; remove the line"
 _NO_PLUGIN = "plugins of Mosquitto are C code for Mosquitto; see [security](security.md)"
@@ -32,8 +34,9 @@ GENERAL = (
     Option("max_inflight_messages", _GENERAL, _NUMBER, _HONOURED,
            "`broker.max_inflight` and `broker.receive_maximum`, and the same of every connector; "
            "20 if not set, 0 is 65535", high=65_535, many=True),
-    Option("max_inflight_bytes", _GENERAL, _NUMBER, _NO_EFFECT,
-           "what is on its way is bounded by number and packet size", many=True),
+    Option("max_inflight_bytes", _GENERAL, _NUMBER, _REFUSED,
+           "0 is fine; what is on its way is bounded by number, not by bytes: set "
+           "max_inflight_messages, and max_packet_size for how big each may be", many=True),
     Option("max_queued_messages", _GENERAL, _NUMBER, _HONOURED,
            "`broker.limits.queued_messages`; 1000 if not set, 0 leaves "
            "`broker.limits.queued_bytes` as the only bound. The queue of a bridge is "
@@ -67,8 +70,8 @@ GENERAL = (
     Option("persistent_client_expiration", _GENERAL, _WORDS, _HONOURED,
            "`broker.max_session_expiry`; units s, h, d, w, m (30 days), y", many=True),
     Option("persistence", _GENERAL, _SWITCH, _MAPPED,
-           "`broker.data` is `persistence_location`, else the working folder. **Sessions, retained "
-           "messages and queues are in memory in this version**, with a warning",
+           "`broker.data` is `persistence_location`, else the working folder. Sessions, what waits "
+           "for them and retained messages are written there at once, not in intervals",
            aliases=("retained_persistence",), many=True),
     Option("persistence_location", _GENERAL, _TEXT, _HONOURED, "`broker.data`"),
     Option("persistence_file", _GENERAL, _TEXT, _NO_EFFECT,
@@ -82,33 +85,35 @@ GENERAL = (
     Option("set_tcp_nodelay", _GENERAL, _SWITCH, _NO_EFFECT,
            "always on, for bridges too; writes are joined here", many=True),
     Option("log_dest", _GENERAL, _WORDS, _HONOURED,
-           "`log.to` and `log.file`; `dlt` and `android` are stderr, with a note", many=True),
+           "`log.to` and `log.file`; `dlt` and `android` are errors, as in most builds of "
+           "Mosquitto", many=True),
     Option("log_type", _GENERAL, _WORDS, _MAPPED,
            "`log.level`: the least severe type that is named; `none` empties `log.to`", many=True),
     Option("log_facility", _GENERAL, _NUMBER, _HONOURED, "`log.syslog_facility`",
            low=0, high=7, many=True),
-    Option("log_timestamp", _GENERAL, _SWITCH, _NO_EFFECT, "entries always have their time",
-           many=True),
-    Option("log_timestamp_format", _GENERAL, _TEXT, _NO_EFFECT,
-           "entries have the time of ISO 8601, in UTC"),
-    Option("connection_messages", _GENERAL, _SWITCH, _NO_EFFECT,
-           "clients that come and go are in the log only with `log.level: debug`", many=True),
+    Option("log_timestamp", _GENERAL, _SWITCH, _HONOURED, "`log.timestamp`", many=True),
+    Option("log_timestamp_format", _GENERAL, _TEXT, _HONOURED,
+           "`log.timestamp_format`; not set, the time is that of ISO 8601, in UTC"),
+    Option("connection_messages", _GENERAL, _SWITCH, _HONOURED,
+           "`log.clients`: `all` if it is true or not set, else `none`", many=True),
     Option("pid_file", _GENERAL, _TEXT, _HONOURED, "`pid_file`"),
-    Option("user", _GENERAL, _TEXT, _NO_EFFECT,
-           "Isthmus runs as the user who starts it; with systemd, `User=` in the unit"),
+    Option("user", _GENERAL, _TEXT, _HONOURED,
+           "`user`, if root starts it; not set, it stays who starts it"),
     Option("allow_duplicate_messages", _GENERAL, _SWITCH, _NO_EFFECT,
            "a client gets one copy of a message however many of its subscriptions match, and a "
            "far side one, by the first `topic` line that matches", many=True),
-    Option("memory_limit", _GENERAL, _NUMBER, _NO_EFFECT,
-           "there is a limit for each thing that takes memory; see [security](security.md)",
-           many=True),
+    Option("memory_limit", _GENERAL, _NUMBER, _REFUSED,
+           "0 is fine; here each thing that takes memory has its own limit, so that what one "
+           "client takes is refused to it and not to all: see [limits](limits.md), and "
+           "`MemoryMax=` in the unit of systemd for the whole process", many=True),
     Option("retry_interval", _GENERAL, _WORDS, _NO_EFFECT, "Mosquitto ignores it as well",
            many=True),
     Option("websockets_log_level", _GENERAL, _NUMBER, _NO_EFFECT,
            "WebSocket is no other library here", many=True),
     Option("packet_buffer_size", _GENERAL, _NUMBER, _NO_EFFECT, "buffers grow as needed",
            aliases=("websockets_headers_size",), low=0, high=65_535, many=True),
-    Option("enable_control_api", _GENERAL, _SWITCH, _NO_EFFECT, "there is no `$CONTROL`",
+    Option("enable_control_api", _GENERAL, _SWITCH, _REFUSED,
+           "false is fine; there is no `$CONTROL`: use `isthmus reload` and `isthmus status`",
            many=True),
 )  # fmt: skip
 
@@ -145,8 +150,9 @@ LISTENER = (
            "left out, with a warning", many=True),
     Option("socket_domain", _LISTENER, _WORDS, _HONOURED,
            "`listeners[*].bind` to all addresses of the family", many=True),
-    Option("bind_interface", _LISTENER, _TEXT, _REFUSED,
-           "give the address of the interface instead: `listener PORT ADDRESS`"),
+    Option("bind_interface", _LISTENER, _TEXT, _HONOURED,
+           "`listeners[*].interface`; a client on this machine comes through `lo`, whatever "
+           "address it connects to"),
     Option("mount_point", _LISTENER, _TEXT, _HONOURED, "`listeners[*].mount_point`"),
     Option("max_connections", _LISTENER, _NUMBER, _HONOURED,
            "`listeners[*].max_connections`; -1 is no limit", many=True),
@@ -155,8 +161,9 @@ LISTENER = (
     Option("max_topic_alias", _OWN, _NUMBER, _MAPPED,
            "`broker.topic_alias_maximum`, the lowest of all listeners; 10 if not set",
            low=0, high=65_535, many=True),
-    Option("max_topic_alias_broker", _OWN, _NUMBER, _NO_EFFECT,
-           "the broker uses no topic aliases towards clients", low=0, high=65_535, many=True),
+    Option("max_topic_alias_broker", _OWN, _NUMBER, _MAPPED,
+           "`broker.topic_aliases_out`, the lowest of all listeners; 10 if not set",
+           low=0, high=65_535, many=True),
     Option("accept_protocol_versions", _OWN, _WORDS, _HONOURED,
            "`listeners[*].versions`: 3 is 3.1, 4 is 3.1.1, 5 is 5", many=True),
     Option("use_username_as_clientid", _LISTENER, _SWITCH, _HONOURED,
@@ -181,8 +188,8 @@ LISTENER = (
            "`auth.identity: common_name`", many=True),
     Option("use_subject_as_username", _LISTENER, _SWITCH, _HONOURED,
            "`auth.identity: subject`", many=True),
-    Option("disable_client_cert_date_checks", _OWN, _SWITCH, _REFUSED,
-           "an expired certificate is refused here; renew it", many=True),
+    Option("disable_client_cert_date_checks", _OWN, _SWITCH, _HONOURED,
+           "true is `listeners[*].tls.verify_client_dates: false`, with a warning", many=True),
     Option("dhparamfile", _LISTENER, _TEXT, _NO_EFFECT, "Mosquitto 2.1 needs it no more either",
            many=True),
     Option("psk_hint", _LISTENER, _TEXT, _REFUSED, _NO_PSK),
@@ -191,7 +198,7 @@ LISTENER = (
     Option("tls_keyform", _LISTENER, _TEXT, _REFUSED, f"`pem` is fine; `engine`: {_NO_ENGINE}"),
     Option("websockets_origin", _OWN, _TEXT, _HONOURED,
            "`listeners[*].origins`; not set it is every site, with a warning", many=True),
-    Option("http_dir", _OWN, _TEXT, _NO_EFFECT, "files are not served; use a web server"),
+    Option("http_dir", _OWN, _TEXT, _REFUSED, "files are not served; use a web server"),
     Option("enable_proxy_protocol", _OWN, _NUMBER, _HONOURED,
            "`listeners[*].proxy_protocol`, and on public addresses `listeners[*].trusted_proxies` "
            "with a warning",
@@ -249,7 +256,8 @@ BRIDGE = (
            "`connectors.*.keepalive`; 60 if not set, at least 5", high=65_535, many=True),
     Option("restart_timeout", _BRIDGE, _WORDS, _MAPPED,
            "`connectors.*.reconnect`; 5 and 30 if not set. Every wait is random up to its bound, "
-           "so that bridges do not return together; a third number has no effect", many=True),
+           "so that bridges do not return together. A third number is "
+           "`connectors.*.reconnect.stable`", many=True),
     Option("start_type", _BRIDGE, _WORDS, _HONOURED,
            "`connectors.*.start`; `manual` is an error in Mosquitto too", many=True),
     Option("threshold", _BRIDGE, _NUMBER, _HONOURED,

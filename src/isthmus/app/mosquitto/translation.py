@@ -24,6 +24,7 @@ def translate(path: Path | None, ports: Sequence[int] = ()) -> Draft:
     write_listeners(configuration, draft, ports)
     write_broker(configuration, draft)
     write_bridges(configuration, draft)
+    draft.put(("http",), None)
     for block in _blocks(configuration):
         for lines in block.lines.values():
             for setting in lines:

@@ -64,6 +64,8 @@ def _scalar(value: Any) -> str:
     """A single value; text is quoted where YAML or `${...}` would read it as something else."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if value is None:
+        return "null"
     if isinstance(value, int | float):
         return str(value)
     text = str.__str__(value).replace("${", "$${")

@@ -1,0 +1,149 @@
+"""`isthmus dlq`: with a running process, and on the data folder where none runs."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest_asyncio
+from reloadable import Reloadable
+
+from mosquitto import free_port
+from raw import OPEN, PUBACK, PUBLISH, FarSide, Raw, ack_packet, until
+
+
+@pytest_asyncio.fixture
+async def process(tmp_path: Path) -> AsyncIterator[Reloadable]:
+    found = Reloadable(tmp_path)
+    OPEN.clear()
+    yield found
+    for raw in OPEN:
+        raw.writer.transport.abort()
+    OPEN.clear()
+    await asyncio.sleep(0)
+    found.end()
+
+
+def configuration(port: int, far: int, data: Path) -> dict[str, Any]:
+    return {
+        "listeners": [{"bind": f"127.0.0.1:{port}"}],
+        "http": None,
+        "broker": {"data": str(data)},
+        "connectors": {
+            "cloud": {
+                "url": f"127.0.0.1:{far}",
+                "client_id": "edge-1",
+                "reconnect": {"min": "20ms", "max": "100ms"},
+            }
+        },
+        "routes": {"out": {"from": "local", "topics": ["out/#"], "to": "cloud"}},
+    }
+
+
+async def dlq(process: Reloadable, *arguments: object, code: int = 0) -> str:
+    found, text, errors = await process.command(*arguments, name="dlq")
+    assert found == code, text + errors
+    return text + errors
+
+
+async def refuse_three(process: Reloadable, far: FarSide, data: Path) -> tuple[Raw, Raw]:
+    port = free_port()
+    await process.start(configuration(port, far.port, data))
+    there, _ = await far.client()
+    here = await Raw.client(port, "here", 4)
+    for number, payload in enumerate((b"plain", b"\xff\xfe", b"last")):
+        here.publish(f"out/{number}", payload, 1)
+        got = await there.expect(PUBLISH)
+        there.send(ack_packet(PUBACK, got.packet_id, 0x87))
+        await here.expect(PUBACK)
+    return there, here
+
+
+async def test_with_a_running_process(process: Reloadable, far: FarSide, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    there, _ = await refuse_three(process, far, data)
+    lines = (await dlq(process, "list", "--data", data)).splitlines()
+    assert [line.split()[:2] for line in lines] == [["cloud", "1"], ["cloud", "2"], ["cloud", "3"]]
+    assert all(" refused_0x87 out/" in line for line in lines)
+    found = [json.loads(line) for line in (await dlq(process, "list", "--json")).splitlines()]
+    assert found[2] | {"at": ""} == {
+        "connector": "cloud", "number": 3, "at": "", "reason": "refused_0x87",
+        "connection": "edge-1", "topic": "out/2", "size": 4,
+    }  # fmt: skip
+    shown = json.loads(await dlq(process, "show", "cloud", 2))
+    assert base64.b64decode(shown["payload"]) == b"\xff\xfe"
+    assert (shown["payload_encoding"], shown["topic"], shown["qos"]) == ("base64", "out/1", 1)
+    replayed = asyncio.ensure_future(dlq(process, "replay", "cloud", 1, "-c", process.file))
+    got = await there.expect(PUBLISH)
+    assert (got.topic, got.payload) == ("out/0", b"plain")
+    there.send(ack_packet(PUBACK, got.packet_id))
+    assert await replayed == "1 message(s) published again\n"
+    assert await dlq(process, "drop", "cloud", 3) == "1 message(s) deleted\n"
+    assert "there is no dead letter number 3" in await dlq(process, "show", "cloud", 3, code=1)
+    replayed = asyncio.ensure_future(dlq(process, "replay", "cloud", "--all", code=1))
+    got = await there.expect(PUBLISH)
+    there.send(ack_packet(PUBACK, got.packet_id, 0x97 + 2))
+    assert "0 message(s) published again" in await replayed
+    assert await dlq(process, "drop", "cloud", "--all") == "1 message(s) deleted\n"
+    assert await dlq(process, "list") == ""
+    assert "of a connector 'nobody'" in await dlq(process, "list", "nobody", code=1)
+    assert "by its number, or all of them" in await dlq(process, "drop", "cloud", code=2)
+
+
+async def test_a_replay_into_a_full_queue_is_not_called_published(
+    process: Reloadable, tmp_path: Path
+) -> None:
+    port = free_port()
+    found = configuration(port, free_port(), tmp_path / "data")
+    found["routes"]["out"]["queue"] = {"max_messages": 1, "when_full": "dead_letter"}
+    await process.start(found)
+    here = await Raw.client(port, "here", 4)
+    for payload in (b"queued", b"put aside"):
+        here.publish("out/a", payload, 1)
+        await here.expect(PUBACK)
+    text = await dlq(process, "replay", "cloud", 1, code=1)
+    assert "0 message(s) published again" in text
+    assert "the queue is full" in text
+    (line,) = (await dlq(process, "list", "cloud")).splitlines()
+    assert line.split()[:2] == ["cloud", "2"]
+
+
+async def test_where_no_process_runs(process: Reloadable, far: FarSide, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    await refuse_three(process, far, data)
+    assert process.process is not None
+    process.process.kill()  # the control socket stays behind
+    process.process.wait()
+    lines = (await dlq(process, "list", "--data", data)).splitlines()
+    assert len(lines) == 3
+    shown = json.loads(await dlq(process, "show", "cloud", 1, "--config", process.file))
+    assert (shown["payload"], shown["reason"]) == ("plain", "refused_0x87")
+    text = await dlq(process, "replay", "cloud", 1, "--data", data, code=2)
+    assert "Isthmus has to run" in text
+    assert await dlq(process, "drop", "cloud", 2, "--data", data) == "1 message(s) deleted\n"
+    assert "no dead letter number 2" in await dlq(
+        process, "show", "cloud", 2, "--data", data, code=1
+    )
+    assert len((await dlq(process, "list", "--data", data)).splitlines()) == 2
+    exported = await process.command("export", data, name="store")
+    assert [json.loads(line)["reason"] for line in exported[1].splitlines()] == ["refused_0x87"] * 2
+    assert await dlq(process, "drop", "cloud", "--all", "--data", data) == "2 message(s) deleted\n"
+    assert await dlq(process, "list", "--data", data) == ""
+    assert (await process.command("check", data, name="store"))[0] == 0
+    assert "there is no store" in await dlq(process, "list", "--data", tmp_path, code=1)
+    assert "may reach" in await dlq(process, "list", "--data", tmp_path / "nowhere", code=2)
+
+
+async def test_status_has_their_number(process: Reloadable, far: FarSide, tmp_path: Path) -> None:
+    await refuse_three(process, far, tmp_path / "data")
+    await until(lambda: process.socket is not None)
+    _, text, _ = await process.command(name="status")
+    assert "cloud: 3 dead letter(s) (isthmus dlq list cloud)" in text
+    answer = json.loads((await process.command("--json", name="status"))[1])
+    cloud = answer["connectors"][0]
+    assert (cloud["dead_letters"], cloud["dropped"]) == (3, {})
+    assert cloud["dead_letter_bytes"] > 30
