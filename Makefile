@@ -5,16 +5,21 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test conformance check format bench bench-quick soak docs clean
+.PHONY: run test conformance check format bench bench-quick soak chaos power docs clean
 
 run: $(VENV)/installed
 	$(BIN)/isthmus demo
 
-# Once as it is installed, compiled where there is a C compiler, and once interpreted.
+# Once as it is installed, compiled where there is a C compiler, and once interpreted. Two processes
+# share the files of tests; those that measure time or memory have the machine to themselves.
+SHARED   := -n 2 --dist loadfile -m 'not alone'
+BOTHWAYS := $(addprefix tests/,mqtt net delivery broker connectors routing)
 test: $(VENV)/installed-test
 	tests/peers.sh
-	$(BIN)/pytest
-	ISTHMUS_INTERPRETED=1 $(BIN)/pytest $(addprefix tests/,mqtt net delivery broker connectors routing)
+	$(BIN)/pytest $(SHARED)
+	$(BIN)/pytest -m alone
+	ISTHMUS_INTERPRETED=1 $(BIN)/pytest $(SHARED) $(BOTHWAYS)
+	ISTHMUS_INTERPRETED=1 $(BIN)/pytest -m alone $(BOTHWAYS)
 
 # Which normative statements of MQTT have a test, and what is missing.
 conformance: $(VENV)/installed-test
@@ -41,6 +46,20 @@ bench-quick: $(VENV)/installed-test
 soak: $(VENV)/installed-test
 	tests/peers.sh
 	$(BIN)/python -m bench.soak
+
+# Kills, cuts and delays at random; `make chaos ROUNDS=200 CHAOS='--qos 2 --save'`.
+ROUNDS ?= 50
+CHAOS  ?=
+chaos: $(VENV)/installed-test
+	tests/peers.sh
+	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) $(CHAOS)
+
+# Power is lost at CUTS moments; `make power CUTS=1000 POWER='--mqtt 3.1.1 --seed 2'`.
+CUTS  ?= 200
+POWER ?=
+power: $(VENV)/installed-test
+	tests/peers.sh
+	$(BIN)/python -m tests.power --cuts $(CUTS) $(POWER)
 
 docs: $(VENV)/installed-test
 	$(BIN)/python -m isthmus schema --markdown > docs/reference.md

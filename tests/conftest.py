@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,17 +15,26 @@ import pytest_asyncio
 import trustme
 import uvloop
 
+from isthmus.log import CLIENT_FAULTS, CLIENTS
 from mosquitto import Mosquitto
 from proxy import Proxy
 from raw import OPEN, FarSide
 from running import Isthmus
 
-ON_UVLOOP = {"broker", "connectors", "routing", "app", "examples", "conformance", "interop"}
+ON_UVLOOP = {
+    "broker", "connectors", "routing", "app", "web", "examples", "conformance", "interop"
+}  # fmt: skip
 """Folders whose tests run on uvloop, as the product does; `both_loops` adds asyncio."""
+
+
+# The processes that tests start are as installed ones: they keep what Python made of a module. To
+# make it again takes each of them longer than most tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "both_loops: run on uvloop and on asyncio's own loop")
+    config.addinivalue_line("markers", "alone: measures time or memory, or wants a fixed port")
 
 
 def pytest_asyncio_loop_factories(
@@ -42,9 +52,12 @@ def pytest_asyncio_loop_factories(
 def log_as_it_was() -> Iterator[None]:
     """Put back what a command that ran in this process made of the log."""
     logger = logging.getLogger("isthmus")
+    about_clients = [logging.getLogger(name) for name in (CLIENTS, CLIENT_FAULTS)]
     level, handlers = logger.level, logger.handlers[:]
     yield
     logger.setLevel(level)
+    for one in about_clients:
+        one.setLevel(logging.NOTSET)
     logger.handlers[:] = handlers
 
 
@@ -63,7 +76,9 @@ async def isthmus() -> AsyncIterator[Callable[..., Awaitable[Isthmus]]]:
     for raw in OPEN:
         raw.writer.transport.abort()
     OPEN.clear()
-    await asyncio.gather(*(found.app.close() for found in running))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("isthmus.app.app.GOODBYE_S", 0)  # nobody reads it any more
+        await asyncio.gather(*(found.app.close() for found in running))
 
 
 @pytest_asyncio.fixture

@@ -1,13 +1,14 @@
 #!/bin/sh
 # Brings the programs and real peers that the tests and the benchmark use: Debian's mosquitto and its
-# clients, OpenSSL, Node.js and npm with MQTT.js. Installs what is missing when it can, else says what
-# is missing and fails.
+# clients, HAProxy, Tinyproxy, MicroSocks, OpenSSL, strace, Node.js and npm with MQTT.js. Installs what
+# is missing when it can, else says what is missing and fails.
 set -eu
 cd "$(dirname "$0")"
 
 # program:package, in Debian and Ubuntu
 needed="mosquitto:mosquitto mosquitto_passwd:mosquitto mosquitto_pub:mosquitto-clients
-    mosquitto_sub:mosquitto-clients openssl:openssl node:nodejs npm:npm git:git stdbuf:coreutils"
+    mosquitto_sub:mosquitto-clients openssl:openssl node:nodejs npm:npm git:git stdbuf:coreutils strace:strace
+    haproxy:haproxy tinyproxy:tinyproxy microsocks:microsocks"
 
 has() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ]; }
 

@@ -405,6 +405,8 @@ class Raw:
                 found.codes = list(body[at:])
             elif found.kind <= PUBCOMP:
                 found.code = body[2] if len(body) > 2 else 0
+                if v5 and len(body) > 3:
+                    found.properties = read_properties(body, 3)[0]
         return found
 
     async def expect(self, kind: int) -> Packet:

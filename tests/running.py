@@ -31,6 +31,20 @@ def back(*topics: str, **route: Any) -> dict[str, Any]:
     return {"from": "cloud", "topics": list(topics) or ["#"], "to": "local", **route}
 
 
+def without_http(configuration: dict[str, Any] | Settings) -> Settings:
+    """The settings without an HTTP port, unless they say where: all would want one address."""
+    if isinstance(configuration, dict):
+        return Settings.model_validate({"http": None, **configuration})
+    if "http" in configuration.model_fields_set:
+        return configuration
+    return configuration.model_copy(update={"http": None})
+
+
+def waiting(near: Isthmus) -> int:
+    """Messages that wait for the far side or are on their way, on disk or not."""
+    return near.cloud.unsettled + near.cloud.stored
+
+
 class Isthmus:
     """A running application. `port` is its first listener's."""
 
@@ -40,11 +54,14 @@ class Isthmus:
     @classmethod
     async def start(cls, configuration: dict[str, Any] | Settings) -> Isthmus:
         if isinstance(configuration, dict):
-            data = {"listeners": [{"bind": "127.0.0.1:0"}], **configuration}
-            configuration = Settings.model_validate(data)
-        app = App(configuration)
+            configuration = {"listeners": [{"bind": "127.0.0.1:0"}], **configuration}
+        app = App(without_http(configuration))
         await app.start()
         return cls(app)
+
+    async def reload(self, configuration: dict[str, Any] | Settings) -> None:
+        """Become another configuration; the ports that it does not name are not kept."""
+        await self.app.reload(without_http(configuration))
 
     @property
     def port(self) -> int:
@@ -53,6 +70,12 @@ class Isthmus:
     @property
     def ports(self) -> list[int]:
         return [listener.address[1] for listener in self.app.listeners]
+
+    @property
+    def url(self) -> str:
+        """Where the pages of the HTTP port begin."""
+        assert self.app.http is not None
+        return self.app.http.where
 
     @property
     def cloud(self) -> Connector:

@@ -31,7 +31,7 @@ def shared_isthmus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]
     folder = tmp_path_factory.mktemp("shared")
     port = free_port()
     configuration = folder / "isthmus.yaml"
-    configuration.write_text(f"listeners: [{{bind: '127.0.0.1:{port}'}}]\n")
+    configuration.write_text(f"listeners: [{{bind: '127.0.0.1:{port}'}}]\nhttp: null\n")
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "isthmus", "run", str(configuration)], stdout=log, stderr=log

@@ -17,6 +17,8 @@ from raw import (
     PUBLISH,
     PUBREC,
     PUBREL,
+    SUBACK,
+    UNSUBACK,
     ack_packet,
     packet,
     properties,
@@ -136,11 +138,19 @@ async def test_mqtt_3_1_2_24_retained_messages_too(broker):
 
 @pytest.mark.parametrize("asked", [0, 1])
 async def test_mqtt_3_1_2_29_problem_information(broker, asked):
-    """MQTT-3.4.2-2, -3, 3.5.2-2, -3, 3.6.2-2, -3, 3.7.2-2, -3, 3.9.2-2, 3.11.2-2, 3.14.2-3, -4:
-    answers are no larger than what the client takes, and explain nothing if it asks not to.
+    """MQTT-3.4.2-3, 3.5.2-3, 3.6.2-2, -3, 3.7.2-3, 3.14.2-3, -4: answers are no larger than what
+    the client takes, and explain nothing if it asks not to.
     """
     near = await broker()
     raw = await near.client("x", request_problem=asked, maximum_packet=20)
+    await raw.subscribe("q", qos=2)
+    await (await near.client("publisher")).published("q", "x", 2)
+    raw.send(ack_packet(PUBREC, (await raw.expect(PUBLISH)).packet_id))
+    release = await raw.expect(PUBREL)
+    assert len(release.body) + 2 <= 20
+    if not asked:
+        assert not release.properties
+    raw.send(ack_packet(PUBCOMP, release.packet_id))
     raw.publish("t", "x", 1, packet_id=1)
     raw.publish("t", "x", 2, packet_id=2)
     raw.send(ack_packet(PUBREL, 2), ack_packet(PUBREL, 3))
@@ -157,6 +167,81 @@ async def test_mqtt_3_1_2_29_problem_information(broker, asked):
     assert goodbye.code >= 0x80
     assert len(goodbye.body) + 2 <= 20
     assert "session_expiry" not in goodbye.properties  # MQTT-3.14.2-2
+
+
+WHY = [
+    "not authorized",
+    "not authorized",
+    "the packet identifier is not known",
+    "not authorized; the topic filter is not valid",
+    "there was no such subscription",
+]
+"""The reason strings of what `refusals` asks for."""
+
+
+@pytest.fixture
+def denying(isthmus, tmp_path):
+    """Start a broker that allows `yes/#` and filters of at most five levels."""
+    (tmp_path / "acl").write_text("topic readwrite yes/#\n")
+    return lambda: isthmus(
+        {
+            "auth": {"acl_file": str(tmp_path / "acl")},
+            "broker": {"limits": {"topic_levels": 5}},
+        }
+    )
+
+
+async def refusals(raw):
+    """What the broker answers to requests that it refuses, one with each kind of packet."""
+    raw.send(
+        publish_packet("no", "x", 1, 1),
+        publish_packet("no", "x", 2, 2),
+        ack_packet(PUBREL, 3),
+        packet(0x82, b"\0\4\0" + b"".join(text(f) + b"\0" for f in ("yes/a", "no", "a/" * 9))),
+        packet(0xA2, b"\0\5\0" + text("yes/a") + text("b")),
+    )
+    found = await raw.arrived()
+    assert [one.kind for one in found] == [PUBACK, PUBREC, PUBCOMP, SUBACK, UNSUBACK]
+    assert [one.code for one in found[:3]] == [0x87, 0x87, 0x92]
+    assert [one.codes for one in found[3:]] == [[0, 0x87, 0x8F], [0, 0x11]]
+    return found
+
+
+@pytest.mark.parametrize("asked", [None, 1, 0])
+async def test_mqtt_3_1_2_29_refusals_say_why_unless_the_client_wants_no_reasons(denying, asked):
+    near = await denying()
+    how = {} if asked is None else {"request_problem": asked}
+    found = await refusals(raw := await near.client("x", **how))
+    assert [one.properties for one in found] == [
+        {"reason": why} if asked != 0 else {} for why in WHY
+    ]
+    # What is granted needs no words.
+    assert await raw.published("yes/a", "x", 1) == 0
+    raw.send(packet(0x82, b"\0\6\0" + text("yes/a") + b"\0"))
+    assert not (await raw.expect(SUBACK)).properties
+    # An answer on which a DISCONNECT followed in the same read.
+    raw.send(packet(0x82, b"\0\7\0" + text("no") + b"\0") + packet(DISCONNECT << 4))
+    assert (await raw.expect(SUBACK)).properties == ({"reason": WHY[0]} if asked != 0 else {})
+
+
+@pytest.mark.parametrize("place", range(5))
+async def test_mqtt_3_4_2_2_a_reason_string_makes_no_answer_too_large(denying, place):
+    """MQTT-3.5.2-2, 3.7.2-2, 3.9.2-2, 3.11.2-2: one byte decides."""
+    near = await denying()
+    size = len((await refusals(await near.client("any")))[place].body) + 2
+    for room, wanted in ((size, {"reason": WHY[place]}), (size - 1, {})):
+        found = await refusals(await near.client(f"x{room}", maximum_packet=room))
+        assert found[place].properties == wanted
+        assert all(len(one.body) + 2 <= room for one in found)
+
+
+async def test_mqtt_3_9_3_2_no_reasons_for_mqtt_3(denying):
+    near = await denying()
+    raw = await near.client("x", 4)
+    raw.send(packet(0x82, b"\0\4" + text("yes/a") + b"\0" + text("no") + b"\0"))
+    assert (await raw.expect(SUBACK)).body == b"\0\4\0\x80"
+    raw.send(packet(0xA2, b"\0\5" + text("b")))
+    assert (await raw.expect(UNSUBACK)).body == b"\0\5"
 
 
 async def test_mqtt_3_6_2_1_pubrel_for_an_identifier_that_is_not_known(broker):

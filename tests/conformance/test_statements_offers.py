@@ -125,11 +125,19 @@ async def test_mqtt_3_1_2_28_response_information_for_who_asks(isthmus, asked):
 
 
 async def test_mqtt_3_14_2_a_server_reference_when_it_stops(isthmus):
-    """MQTT 5, 4.11: 0x9C or 0x9D with the reference."""
+    """MQTT 5, 4.11: 0x9C or 0x9D with the reference, where it fits (MQTT-3.1.2-24)."""
     near = await isthmus({"broker": {"server_reference": "other.test:1883"}})
-    raw = await near.client("x")
+    raw, old = await near.client("x"), await near.client("old", 4)
+    # 2 bytes, the code, the length of the properties, the reference with its identifier.
+    size = 4 + 3 + len("other.test:1883")
+    exact = await near.client("exact", maximum_packet=size)
+    small = await near.client("small", maximum_packet=size - 1)
     await near.app.stop()
-    goodbye = await raw.expect(DISCONNECT)
-    assert goodbye.code in (0x9C, 0x9D)
-    assert goodbye.properties["server_reference"] == "other.test:1883"
-    assert await raw.closed() == b""
+    for one in (raw, exact):
+        goodbye = await one.expect(DISCONNECT)
+        assert goodbye.code == 0x9C
+        assert goodbye.properties == {"server_reference": "other.test:1883"}
+        assert await one.closed() == b""
+    goodbye = await small.expect(DISCONNECT)
+    assert (goodbye.code, goodbye.properties) == (0x8B, {})
+    assert await small.closed() == await old.closed() == b""

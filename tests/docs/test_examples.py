@@ -95,7 +95,7 @@ def test_one_configuration_in_three_formats_is_the_same() -> None:
 @pytest.mark.parametrize("words", shell_lines())
 def test_every_command_exists(words: list[str]) -> None:
     if words[0] != "isthmus":
-        assert words[0] in {".", "cat", "echo", "tail", "touch", "mosquitto_passwd"}
+        assert words[0] in {".", "cat", "curl", "echo", "tail", "touch", "mosquitto_passwd"}
         return
     group: Any = get_command(make_app())
     command = group.commands[words[1]]
@@ -158,20 +158,25 @@ def test_the_reference_is_generated_and_complete() -> None:
 
 
 def test_settings_named_in_running_text_exist() -> None:
-    """`broker.limits.connections` and the like, and their defaults in the table of limits."""
-    paths = {path: field for path, _, _, field in walk(Settings)}
+    """`broker.limits.connections` and the like."""
+    paths = {path for path, _, _, _ in walk(Settings)}
     sections = tuple(f"{name}." for name in Settings.model_fields)
     for page in (page for page in PAGES if page.name != "reference.md"):
         for name in re.findall(r"`([a-z_]+(?:\.(?:\*|[a-z_]+))+)`", page.read_text()):
             if name.startswith(sections):
                 assert name in paths, f"{page.name}: {name}"
-    security = (ROOT / "docs" / "security.md").read_text()
-    limits = re.findall(r"\| `(broker\.[a-z_.]+)` \| (\w+) \|", security)
+
+
+def test_the_table_of_limits_is_complete_and_has_the_defaults() -> None:
+    text = (ROOT / "docs" / "limits.md").read_text()
+    limits = re.findall(r"^\| `(broker\.[a-z_.]+)` \| ([^|]+) \|", text, re.MULTILINE)
+    paths = {path for path, _, _, _ in walk(Settings)}
     assert {name for name, _ in limits} >= {path for path in paths if ".limits." in path}
     page = (ROOT / "docs" / "reference.md").read_text()
     for name, default in limits:
-        assert f"`{name.rpartition('.')[2]}` |" in page
-        assert re.search(rf"\| `{name.rpartition('.')[2]}` \| \w+ \| `{default}` \|", page), name
+        key = name.rpartition(".")[2]
+        assert f"| `{key}` | " in page
+        assert re.search(rf"^\| `{key}` \| \w+ \| {default} \|", page, re.MULTILINE), name
 
 
 def test_errors_are_shown_as_they_are() -> None:
@@ -279,7 +284,7 @@ async def test_the_first_bridge_of_the_readme(
         running.append(process)
         await said(process.stderr, "listening")
     assert bridge.command("run", 0) == ["run", "far.yaml"]
-    assert bridge.lengths == [8, 2]
+    assert bridge.lengths == [8, 3]
     assert "as site-7/${topic}" in await bridge.done(*bridge.command("check"))
     assert (await bridge.done(*bridge.command("test"))).startswith("connector available\n")
     process = await bridge.start(*bridge.command("run", 1))

@@ -1,8 +1,6 @@
 """Every advisory and defect of MQTT software that is tried here: one row each, none left out.
 
-`where` are tests: a function of this folder by its name, others by their file. A row without tests
-says which feature it is about that is not there yet; `ABSENT` in test_hostile_table.py sees to it
-that the reason does not outlive its cause.
+`where` are tests: a function of this folder by its name, others by their file.
 """
 
 from __future__ import annotations
@@ -16,8 +14,7 @@ class Row(NamedTuple):
     number: int
     ids: tuple[str, ...]
     what: str
-    where: tuple[str, ...] = ()
-    absent: str = ""
+    where: tuple[str, ...]
     """The feature that it attacks, where this version does not have that feature."""
 
 
@@ -253,7 +250,12 @@ ROWS = (
         "take-over by another user (also mosquitto#3553, moquette#689)",
         ("test_mosquitto_3551_a_session_is_its_users",),
     ),
-    Row(45, ("CVE-2026-8741",), "QoS 2 sent before its id is stored", absent="sessions on disk"),
+    Row(
+        45,
+        ("CVE-2026-8741",),
+        "QoS 2 sent before its id is stored",
+        ("test_cve_2026_8741_qos_2_that_is_sent_is_known_after_a_crash",),
+    ),
     Row(
         46,
         ("mosquitto#3670", "mosquitto#3672"),

@@ -25,6 +25,8 @@ from raw import (
     within,
 )
 
+pytestmark = pytest.mark.alone
+
 CONNECT_TIMEOUT_S = 1.0
 
 PATIENT_S = 1.0

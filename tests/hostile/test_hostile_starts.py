@@ -108,7 +108,7 @@ def test_only_a_word_with_insecure_in_it_opens_the_broker_to_all(run):
     auth = {"allow_anonymous": True, "insecure_public_anonymous": True}
     GoodClient(run({"listeners": [{"bind": f"0.0.0.0:{port}"}], "auth": auth}).port).served()
     words = {name for name in _names(Settings) if "insecure" in name}
-    assert words == {"insecure_public_anonymous"}
+    assert words == {"insecure_public_anonymous", "insecure_public"}
 
 
 def _names(model: type[BaseModel]) -> Iterator[str]:
@@ -124,6 +124,8 @@ def test_nothing_said_means_loopback():
     settings = Settings()
     assert [listener.bind for listener in settings.listeners] == ["127.0.0.1:1883"]
     assert all(listener.loopback for listener in settings.listeners)
+    assert settings.http is not None
+    assert settings.http.on_this_machine
 
 
 # -- files that are not what they should be -----------------------------------------------------

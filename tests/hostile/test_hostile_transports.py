@@ -8,6 +8,7 @@ import random
 import socket
 import struct
 import time
+import zlib
 
 import pytest
 from framed import Framed, frame, request
@@ -437,8 +438,10 @@ PROXY_LINE = b"PROXY TCP4 192.0.2.1 192.0.2.2 5000 1883\r\n"
 async def test_proxy_headers_that_are_none(victim, data):
     """Closed without an answer; no byte of the header is taken for MQTT, nor for the log."""
     before = len(victim.log)
-    for port in (PROXIED, NARROW):
-        raw = await Raw.open(port)
+    for number, port in enumerate((PROXIED, NARROW)):
+        # Of each address one line is logged.
+        host = f"127.0.{number}.{zlib.crc32(data) % 250 + 1}"
+        raw = await Raw.open(port, local_addr=(host, 0))
         raw.send(data)
         end(raw)
         assert await raw.closed() == b""

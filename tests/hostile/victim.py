@@ -47,7 +47,8 @@ class Victim:
         self, folder: Path, configuration: dict[str, Any], *, descriptors: int | None = None
     ) -> None:
         self.port = free_port()
-        configuration = {"listeners": [{"bind": f"127.0.0.1:{self.port}"}], **configuration}
+        listeners = [{"bind": f"127.0.0.1:{self.port}"}]
+        configuration = {"listeners": listeners, "http": None, **configuration}
         self.port = int(configuration["listeners"][0]["bind"].rpartition(":")[2])
         path = folder / "victim.json"
         path.write_text(json.dumps(configuration))

@@ -1,0 +1,40 @@
+"""A short crash test: nothing acknowledged is lost, and order holds, whatever is killed or cut."""
+
+from __future__ import annotations
+
+import pytest
+from chaos_course import Chaos, Course
+from chaos_nine import WINDOW, NineCourse, NineFaults, longest
+
+
+@pytest.mark.parametrize(("version", "seed"), [(4, 1), (5, 2)])
+async def test_nothing_acknowledged_is_lost_and_order_holds(tmp_path, version, seed):
+    said: list[str] = []
+    course = Course(rounds=8, version=version, seed=seed, rate=500)
+    result = await Chaos(tmp_path, course, said.append).run()
+    account = result.account
+    assert sum(result.faults.values()) == 8, said
+    assert account.acknowledged > 1000
+    assert (account.lost, account.invented, account.refused) == (0, 0, 0), (account, said)
+    assert account.disordered == 0, (result.stories, said)
+    assert result.turned_by["publisher"] == 0, "the test has to send in order itself"
+
+
+@pytest.mark.parametrize(("qos", "again"), [(1, WINDOW), (2, 0)])
+async def test_nine_faults_lose_nothing_and_bring_no_more_than_the_window_again(
+    tmp_path, qos, again
+):
+    said: list[str] = []
+    course = NineCourse(seeds=1, qos=qos, version=5, fault_s=0.6, turn_s=1.5)
+    result = await NineFaults(tmp_path, course, said.append).run()
+    assert len(result.tallies) == 9
+    total = result.total
+    assert total.acknowledged > 2000
+    assert (total.lost, total.disordered) == (0, 0), said
+    assert (result.invented, result.refused) == (0, 0), said
+    for fault, tally in result.tallies.items():
+        assert tally.duplicates <= again, (fault, said)
+        assert 0 <= longest(tally.back_s) < 8, (
+            fault,
+            said,
+        )  # two processes of tests share the machine

@@ -1,0 +1,80 @@
+"""The process is killed between each two steps of the promise: nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+
+import pytest
+from kill_course import FAR_STEPS, WINDOW, KillTest
+
+# Each chain of lives begins with messages that go past the log.
+INTO_THE_LOG = [
+    ("sent, not acknowledged", 5),
+    ("held, not in the log", 3),
+    ("in the log, not submitted", 4),
+    ("submitted, not written", 4),
+    ("half a transaction", 10),
+    ("written, not committed", 4),
+    ("committed, not told", 4),
+    ("sent, not acknowledged", 25),
+]
+OUT_OF_THE_LOG = [
+    ("acknowledged, not heard", 5),
+    ("told, not released", 4),
+    ("released, not sent", 4),
+    ("read back, not sent", 1),
+    ("acknowledged, not noted", 12),
+    ("trimmed, not committed", 2),
+    ("trimmed, and committed", 2),
+    ("acknowledged, not heard", 25),
+]
+QOS_2_ONLY = [("released, not completed", 7), ("completed, not heard", 7)]
+
+
+@pytest.mark.parametrize(
+    ("source", "qos", "lives"),
+    [
+        pytest.param("client", 1, INTO_THE_LOG, id="a client, qos 1, into the log"),
+        pytest.param("client", 1, OUT_OF_THE_LOG, id="a client, qos 1, out of the log"),
+        pytest.param("client", 2, INTO_THE_LOG, id="a client, qos 2, into the log"),
+        pytest.param(
+            "client", 2, OUT_OF_THE_LOG + QOS_2_ONLY, id="a client, qos 2, out of the log"
+        ),
+        pytest.param("broker", 1, INTO_THE_LOG, id="a broker, qos 1, into the log"),
+    ],
+)
+async def test_nothing_is_lost_wherever_the_process_is_killed(tmp_path, source, qos, lives):
+    test = KillTest(tmp_path, qos, upstream=source == "broker")
+    await test.start()
+    try:
+        for step, nth in lives:
+            status = await test.life(step, nth)
+            assert status == -signal.SIGKILL, f"{step}: not reached {nth} times"
+        assert await test.last_life() == 0
+    finally:
+        await test.stop()
+    publisher = test.publisher
+    assert len(publisher.acknowledged) > 50
+    arrived = Counter(payload for _, payload in test.far.arrived)
+    assert publisher.acknowledged - set(arrived) == set()
+    assert set(arrived) - publisher.sent == set()
+    first: dict[str, list[bytes]] = {}
+    for topic, payload in dict.fromkeys(test.far.arrived):
+        first.setdefault(topic, []).append(payload)
+    assert all(found == sorted(found) for found in first.values())
+    repeated = {payload: times for payload, times in arrived.items() if times > 1}
+    if qos == 2:
+        assert repeated == {}
+    else:
+        ours = sum(
+            times - 1 for payload, times in repeated.items() if payload not in publisher.again
+        )
+        assert ours <= WINDOW * test.kills
+
+
+def test_every_step_is_a_death():
+    import kill_server
+
+    tried = {step for step, _ in INTO_THE_LOG + OUT_OF_THE_LOG + QOS_2_ONLY}
+    assert tried == {*FAR_STEPS, *kill_server.STEPS}
