@@ -102,12 +102,18 @@ class Far:
     """The listener, its links and the orders of the runner."""
 
     def __init__(
-        self, *, collect_s: float = 0.0, over_websocket: bool = False, progress: str = ""
+        self,
+        *,
+        collect_s: float = 0.0,
+        over_websocket: bool = False,
+        progress: str = "",
+        port: int = 0,
+        ack_delay_s: float = 0.0,
     ) -> None:
         self.over_websocket = over_websocket
         self.progress = Progress(progress)
         self.loop = Loop(collect_s=collect_s)
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self.listener = socket.create_server(("127.0.0.1", port), backlog=1024)
         self.listener.setblocking(False)
         self.port: int = self.listener.getsockname()[1]
         self.loop.add_reader(self.listener.fileno(), self.accept)
@@ -116,7 +122,8 @@ class Far:
         # Whoever wants these sets them before the first link comes.
         self.arrivals: list[int] | None = None  # times of arrival in ns
         self.ledger: Ledger | None = None
-        self.ack_delay_s = self.rate = self.reset_every_s = 0.0
+        self.ack_delay_s = ack_delay_s
+        self.rate = self.reset_every_s = 0.0
         self.suback_s = 0.0  # for each SUBSCRIBE, one after the other, of all links
         self.suback_free_at = self.connected_at = self.granted_at = 0.0
         self.granted = self.subscribes = 0  # filters and SUBSCRIBE packets, so far

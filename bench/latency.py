@@ -97,7 +97,7 @@ def handle(options: dict[str, Any]) -> None:
         publisher = next(link for link in far.links if link.filters)
         client.on_publish = far.published
     block = wire.Block(
-        [INWARD_TOPIC if inward else TOPIC],
+        [INWARD_TOPIC if inward else options.get("topic", "").encode() or TOPIC],
         bytes(options["payload"]),
         qos=1,
         window=1,

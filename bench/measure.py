@@ -13,9 +13,9 @@ from dataclasses import asdict
 from typing import Any
 
 from bench import progress, wire
-from bench.process import CORES, Generator, cpu_seconds, rss_kib
+from bench.process import CORES, Generator, cpu_seconds, rss_kib, written_kib
 from bench.scenarios import Scenario
-from bench.systems import SETTLE_S, Files, System, Task
+from bench.systems import SETTLE_S, Files, System, Task, free_port
 
 Figures = dict[str, float]
 TIMEOUT_S = 120.0
@@ -36,6 +36,7 @@ class Bench:
 
     def __init__(self, files: Files, system: type[System], scenario: Scenario) -> None:
         self.files, self.kind, self.scenario = files, system, scenario
+        files.remove_data()
         self.generators: list[Generator] = []
         self.subject: System | None = None
         # Nothing tells a QoS 0 publisher how fast it may be: with this both sides deliver all.
@@ -50,7 +51,7 @@ class Bench:
         self.generators.append(generator)
         return generator
 
-    def far(self) -> Generator:
+    def far(self, port: int = 0) -> Generator:
         """The far end of a load that goes out or in."""
         scenario = self.scenario
         return self.generator(
@@ -58,6 +59,8 @@ class Bench:
             collect_s=COLLECT_S,
             over_websocket=scenario.far_websocket,
             progress="" if scenario.kind == "in" else self.arrivals,
+            port=port,
+            ack_delay_s=scenario.ack_delay_ms / 1000,
         )
 
     def start(self, far_port: int = 0, *, direction: str = "out") -> System:
@@ -76,6 +79,7 @@ class Bench:
             pool=scenario.pool,
             filters=scenario.messages if scenario.kind == "subscribe" else 0,
             hops=scenario.hops,
+            durability=scenario.durability,
         )
         self.subject = self.kind(self.files, task)
         return self.subject
@@ -194,6 +198,7 @@ def outward(bench: Bench) -> Figures:
         wanted = received + arriving
         far_cpu = far.ask(do="status")["cpu_s"]
         cpu, start = cpu_seconds(subject.pid), time.monotonic()
+        written = written_kib(subject.pid)
         far.send(do="wait", count=wanted, timeout=TIMEOUT_S, stall=STALL_S)
         sent = publisher.ask(TIMEOUT_S, total=total, timeout=TIMEOUT_S, rate=scenario.rate)
         state = far.answer(TIMEOUT_S)
@@ -201,7 +206,10 @@ def outward(bench: Bench) -> Figures:
         delivered = state["received"] - received
         received = state["received"]
         generators_s = sent["cpu_s"] + state["cpu_s"] - far_cpu
-        return figures(arriving, delivered, cpu_s=cpu, seconds=seconds, generators_s=generators_s)
+        found = figures(arriving, delivered, cpu_s=cpu, seconds=seconds, generators_s=generators_s)
+        if scenario.durability == "disk":
+            found["written_kib"] = written_kib(subject.pid) - written
+        return found
 
     # warm-up: caches, buffers, congestion windows
     load(max(scenario.messages // 10, scenario.connections))
@@ -431,6 +439,79 @@ def subscribe(bench: Bench) -> Figures:
     }
 
 
+def outbox(bench: Bench) -> Figures:
+    """A load for a far end that is down, and then that far end. Each PUBACK is after its commit."""
+    scenario = bench.scenario
+    port = free_port()
+    subject = bench.start(port)
+    publisher = bench.publisher()
+    warm = scenario.messages // 10
+    publisher.ask(TIMEOUT_S, total=warm, timeout=TIMEOUT_S)
+    cpu = cpu_seconds(subject.pid)
+    sent = publisher.ask(TIMEOUT_S, total=scenario.messages, timeout=TIMEOUT_S)
+    cpu = cpu_seconds(subject.pid) - cpu
+    total = warm + scenario.messages
+    drain_cpu, start = cpu_seconds(subject.pid), time.monotonic()
+    far = bench.far(port)
+    # The connector finds it within the longest wait between two tries, which is not counted.
+    state = far.ask(TIMEOUT_S, do="wait", count=1, timeout=TIMEOUT_S, stall=20)
+    first, already = time.monotonic(), state["received"]
+    state = far.ask(TIMEOUT_S, do="wait", count=total, timeout=TIMEOUT_S, stall=STALL_S)
+    drained_s = time.monotonic() - first
+    drain_cpu = cpu_seconds(subject.pid) - drain_cpu
+    if state["received"] != total:
+        took = time.monotonic() - start
+        raise RunError(f"{state['received']:,} messages of {total:,} arrived in {took:.0f} s")
+    return {
+        "cpu_us": cpu / scenario.messages * 1e6,
+        "stored_per_s": scenario.messages / sent["seconds"],
+        "drain_cpu_us": drain_cpu / total * 1e6,
+        "drained_per_s": (total - already) / drained_s,
+        "rss_mib": rss_kib(subject.pid) / 1024,
+    }
+
+
+def start_stored(bench: Bench) -> Figures:
+    """A start with messages on disk."""
+    port = free_port()
+    subject = bench.start(port)
+    bench.publisher().ask(TIMEOUT_S, total=bench.scenario.messages, timeout=TIMEOUT_S)
+    subject.stop()
+    start = time.monotonic()
+    subject = bench.start(port)
+    ready_s = time.monotonic() - start
+    time.sleep(SETTLE_S)
+    return {"ready_s": ready_s, "rss_mib": rss_kib(subject.pid) / 1024}
+
+
+def beside(bench: Bench) -> Figures:
+    """A quiet QoS 1 client of this broker alone, beside a paced load over a route."""
+    scenario = bench.scenario
+    interval_s = 0.005
+    if scenario.far_down:
+        bench.start(free_port())
+        time.sleep(SETTLE_S)
+    else:
+        far = bench.far()
+        bench.start(far.hello["port"])
+        wait_for_bridge(far, subscribed=False)
+    assert bench.subject is not None
+    load = bench.publisher()
+    quiet = bench.generator(
+        "latency", payload=scenario.payload, spin=False, inward=False, topic="t/quiet"
+    )
+    quiet.ask(30, do="open", target=asdict(bench.subject.target), bridge=False)
+    seconds = scenario.messages * interval_s * 1.5 + 1
+    load.send(total=int(seconds * scenario.rate), timeout=TIMEOUT_S, rate=scenario.rate)
+    time.sleep(1.0)
+    times = quiet.ask(TIMEOUT_S, do="light", count=scenario.messages, interval_s=interval_s)
+    load.answer(TIMEOUT_S)
+    return {
+        "puback_p50_us": percentile(times["pubacks"], 0.5),
+        "puback_p99_us": percentile(times["pubacks"], 0.99),
+    }
+
+
 KINDS: dict[str, Callable[[Bench], Figures]] = {
     "out": outward,
     "in": inward,
@@ -442,6 +523,9 @@ KINDS: dict[str, Callable[[Bench], Figures]] = {
     "latency-in": latency,
     "light": light,
     "subscribe": subscribe,
+    "outbox": outbox,
+    "start": start_stored,
+    "beside": beside,
 }
 
 

@@ -119,6 +119,14 @@ def peak_rss_kib(pid: int) -> int:
     raise OSError("no VmHWM in status")
 
 
+def written_kib(pid: int) -> float:
+    """What a process has written to files so far, whether it is on the disk or not."""
+    for line in Path(f"/proc/{pid}/io").read_text().splitlines():
+        if line.startswith("write_bytes:"):
+            return int(line.split()[1]) / 1024
+    raise OSError("no write_bytes in io")
+
+
 class Generator:
     """A module of this package in its own process, driven by one JSON object per line."""
 

@@ -14,6 +14,10 @@ RESULTS = Path(__file__).resolve().parent / "results"
 # shown of each scenario, if it has them; everything else is in the JSON
 SHOWN = {
     "cpu_us": "CPU us/message",
+    "written_kib": "written to disk, KiB",
+    "stored_per_s": "stored and acknowledged, messages/s",
+    "drain_cpu_us": "CPU us/message when the far side is back",
+    "drained_per_s": "sent and acknowledged then, messages/s",
     "generator_us": "generators, CPU us/message",
     "arrival_p50_us": "arrival p50, us",
     "arrival_p99_us": "arrival p99, us",

@@ -154,6 +154,8 @@ class Runner:
         times = 1 if self.quick else max(scenario.times for scenario in scenarios)
         for number in range(self.runs * times):
             for scenario in scenarios:
+                if scenario.once and number:
+                    continue
                 for label, system in self.columns(scenario).items():
                     self._run(files, self.outcomes[scenario.name], label, system, number)
         for scenario in scenarios:

@@ -16,6 +16,9 @@ Kind = Literal[
     "fanout",
     "light",
     "subscribe",
+    "outbox",
+    "start",
+    "beside",
 ]
 
 
@@ -65,9 +68,13 @@ class Scenario:
     pool: int = 1  # connections of the bridge
     hops: bool = True  # the loop guard of MQTT 5
     bars: tuple[Bar, ...] = ()
+    durability: Literal["", "disk", "memory"] = ""  # of the route; see systems.Task
+    ack_delay_ms: float = 0.0  # of the far end
+    far_down: bool = False
     beside: str = ""  # measured in turns with that one, and shown against it
     relay: bool = False  # the lower limit is measured too
     alone: bool = False  # Mosquitto cannot do it, or nothing is learned from it
+    once: bool = False  # one run is enough, and takes long
     times: int = 1  # runs for each run of others: short ones with a bar vary most
 
     @property
@@ -100,9 +107,10 @@ _CHURN = Scenario(
     "churn-0",
     "10,000 live topics, QoS 0 at 100,000 messages/s, no subscription changes",
     "churn",
-    300_000,
+    600_000,
     topics=10_000,
     rate=100_000,
+    times=2,
 )
 
 SCENARIOS: tuple[Scenario, ...] = (
@@ -309,6 +317,95 @@ SCENARIOS: tuple[Scenario, ...] = (
         version=5,
         beside="hops-off",
         alone=True,
+    ),
+    Scenario(
+        "memory-qos1",
+        "QoS 1, window 100, durability: memory",
+        "out",
+        300_000,
+        qos=1,
+        durability="memory",
+        alone=True,
+        times=2,
+    ),
+    Scenario(
+        "disk-qos1",
+        "the same with durability: disk and a data folder, the far side keeps up",
+        "out",
+        300_000,
+        qos=1,
+        durability="disk",
+        alone=True,
+        bars=(
+            Bar("cpu_us", "baseline", 1.25, "memory-qos1"),
+            Bar("written_kib", "most", 0),
+        ),
+        times=2,
+    ),
+    Scenario(
+        "disk-qos1-60ms",
+        "the same, the far side acknowledges after 60 ms",
+        "out",
+        100_000,
+        qos=1,
+        durability="disk",
+        ack_delay_ms=60,
+        window=1000,
+        alone=True,
+        beside="memory-qos1",
+    ),
+    Scenario(
+        "outbox",
+        "QoS 1, window 1000, durability: disk, the far side is down; then it is there",
+        "outbox",
+        1_000_000,
+        qos=1,
+        window=1000,
+        durability="disk",
+        alone=True,
+        bars=(
+            Bar("cpu_us", "most", 3),
+            Bar("stored_per_s", "least", 200_000),
+            Bar("drained_per_s", "least", 150_000),
+        ),
+    ),
+    Scenario(
+        "beside-up",
+        "a client whose messages go nowhere else, beside QoS 1 at 5,000/s over a route",
+        "beside",
+        1_000,
+        qos=1,
+        window=1000,
+        rate=5_000,
+        durability="disk",
+        alone=True,
+        times=2,
+    ),
+    Scenario(
+        "beside-down",
+        "the same, the far side of the route is down",
+        "beside",
+        1_000,
+        qos=1,
+        window=1000,
+        rate=5_000,
+        durability="disk",
+        far_down=True,
+        alone=True,
+        bars=(Bar("puback_p99_us", "baseline", 1.2, "beside-up"),),
+        times=2,
+    ),
+    Scenario(
+        "start",
+        "a start with 5,000,000 messages on disk",
+        "start",
+        5_000_000,
+        qos=1,
+        window=1000,
+        durability="disk",
+        alone=True,
+        once=True,
+        bars=(Bar("ready_s", "most", 2), Bar("rss_mib", "most", 200)),
     ),
 )
 

@@ -44,6 +44,7 @@ class Task:
     pool: int = 1
     filters: int = 0  # that the bridge takes in, of its own
     hops: bool = True  # the loop guard of MQTT 5
+    durability: str = ""  # of the route: disk (with a data folder) | memory | "" (as it is)
 
 
 def free_port() -> int:
@@ -90,6 +91,14 @@ class Files:
             *("-keyout", str(self.key), "-out", str(self.certificate)),
         )
         self.key.chmod(0o644)
+
+    @property
+    def data(self) -> Path:
+        """The data folder of the process under test."""
+        return self.path / "data"
+
+    def remove_data(self) -> None:
+        shutil.rmtree(self.data, ignore_errors=True)
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
@@ -234,6 +243,8 @@ class Isthmus(System):
             },
             "http": None,
         }
+        if task.durability == "disk":
+            settings["broker"]["data"] = str(self.files.data)
         if task.far_port:
             scheme = "ws" if task.far_websocket else "mqtt"
             settings["connectors"] = {
@@ -259,6 +270,8 @@ class Isthmus(System):
         if task.direction == "in":
             topics = [f"far/in/{i:05}/+" for i in range(task.filters)] or ["far/in/#"]
             route = {"from": "far", "to": "local", "topics": topics, "strip": "far/"}
+        if task.durability:
+            route |= {"durability": task.durability, "queue": {"max_bytes": "4GiB"}}
         if not task.hops:
             route["loop_guard"] = {"hops": False}
         others = {
