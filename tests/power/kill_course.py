@@ -27,6 +27,9 @@ WINDOW = 10
 SLOW_S = 0.03
 """How long the slow far side takes; more than a message may be unacknowledged in memory."""
 
+ROUNDS = 10
+"""So often a life goes through its course at most: on a slow machine more is done at once, so a
+step comes more seldom."""
 
 FAR_STEPS = {
     "sent, not acknowledged": (PUBLISH, False),
@@ -116,18 +119,19 @@ class KillTest:
     # -- what happens in a life ------------------------------------------------------------------
 
     async def _course(self) -> None:
-        """Past the log; into it; out of it while more comes. Then it has lived too long."""
+        """Past the log; into it; out of it while more comes. After ROUNDS it has lived too long."""
         far, publisher = self.far, self.publisher
-        far.delay_s = 0
         await publisher.connect(self._port)
-        await publisher.publish(10)
-        await far.down()
-        await publisher.publish(20)
-        far.delay_s = SLOW_S
-        await far.up()
-        await publisher.publish(20)
-        await self._all_arrived()
-        await asyncio.sleep(0.5)  # what the far side has done is written down in a while
+        for _ in range(ROUNDS):
+            far.delay_s = 0
+            await publisher.publish(10)
+            await far.down()
+            await publisher.publish(20)
+            far.delay_s = SLOW_S
+            await far.up()
+            await publisher.publish(20)
+            await self._all_arrived()
+            await asyncio.sleep(0.5)  # what the far side has done is written down in a while
         self._kill(signal.SIGTERM)
 
     async def _last_course(self) -> None:
@@ -156,17 +160,18 @@ class KillTest:
         await until(lambda: listens(self._port) or end.done(), 20)
         task = asyncio.create_task(course)
         try:
-            await asyncio.wait({end, task}, return_when=asyncio.FIRST_COMPLETED, timeout=30)
-            if not end.done() and task.done() and task.exception() is None:
+            await asyncio.wait({end, task}, return_when=asyncio.FIRST_COMPLETED, timeout=60)
+            if task.done() and not isinstance(task.exception(), AssertionError):
                 await asyncio.wait({end}, timeout=15)
             # What came before the end of its connection counts.
             await asyncio.wait({task}, timeout=0.3)
         finally:
             task.cancel()
-            if not end.done():
+            if late := not end.done():
                 self._kill()
             status = await end
             self._process = 0
+        assert not late, f"{step}: the life did not end"
         (failure,) = await asyncio.gather(task, return_exceptions=True)
         if isinstance(failure, AssertionError) and status != -signal.SIGKILL:
             raise failure
