@@ -61,11 +61,16 @@ def log_as_it_was() -> Iterator[None]:
     logger.handlers[:] = handlers
 
 
+@pytest.fixture(autouse=True)
+def forgotten_connections() -> None:
+    """Forget what an earlier test has left open: its loop is closed."""
+    OPEN.clear()
+
+
 @pytest_asyncio.fixture
 async def isthmus() -> AsyncIterator[Callable[..., Awaitable[Isthmus]]]:
     """Start applications; they are closed when the test is over."""
     running: list[Isthmus] = []
-    OPEN.clear()  # of tests that did without this: their loop is closed
 
     async def start(configuration: Any = None) -> Isthmus:
         found = await Isthmus.start(configuration if configuration is not None else {})

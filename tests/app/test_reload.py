@@ -46,7 +46,6 @@ from raw import (
 @pytest_asyncio.fixture
 async def process(tmp_path: Path) -> AsyncIterator[Reloadable]:
     found = Reloadable(tmp_path)
-    OPEN.clear()
     yield found
     for raw in OPEN:
         raw.writer.transport.abort()

@@ -29,7 +29,6 @@ PASSWORD = "CANARY-31"
 @pytest_asyncio.fixture
 async def process(tmp_path: Path) -> AsyncIterator[Reloadable]:
     found = Reloadable(tmp_path)
-    OPEN.clear()
     yield found
     for raw in OPEN:
         raw.writer.transport.abort()
