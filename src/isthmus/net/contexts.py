@@ -29,6 +29,9 @@ _LIST = b"-----BEGIN X509 CRL-----"
 _NO_CHECK_TIME: Final = ssl.VerifyFlags(0x20_0000)
 """X509_V_FLAG_NO_CHECK_TIME of OpenSSL's x509_vfy.h, which `ssl` has no name for."""
 
+_MISMATCHES: Final = ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+"""What OpenSSL says of a key that is another certificate's, of the same kind and of another."""
+
 _Settings = TLSServerSettings | TLSClientSettings
 _Kind = TypeVar("_Kind", TLSServerSettings, TLSClientSettings)
 Stamps = tuple[object, ...]
@@ -221,7 +224,7 @@ def _certificate_problem(
     error: ssl.SSLError, settings: TLSSettings, certificate: Source, password: Callable[[], str]
 ) -> str:
     key = settings.key or certificate
-    if error.reason == "KEY_VALUES_MISMATCH":
+    if error.reason in _MISMATCHES:
         return f"key: {key} does not belong to the certificate {certificate}"
     if isinstance(password, _Password) and password.asked:
         if settings.key_password is None:
