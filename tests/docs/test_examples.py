@@ -75,7 +75,7 @@ def anchors(page: Path) -> set[str]:
 def test_every_configuration_is_valid(
     kind: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in re.findall(r"[\w-]+\.(?:pem|key|txt)\b", text):
+    for name in re.findall(r"[\w-]+\.(?:pem|key|jks|txt)\b", text):
         (tmp_path / name).write_text("x")
     for name in re.findall(r"\$\{env:(\w+)\}", text):
         monkeypatch.setenv(name, "from-the-environment")

@@ -5,6 +5,7 @@ import shutil
 import ssl
 
 import pytest
+import trustme
 from cryptography.hazmat.primitives import serialization
 
 from isthmus.errors import ConfigError
@@ -90,12 +91,15 @@ def test_an_encrypted_key(pki, encrypted_key):
         ({"certificate": "garbage"}, "are no PEM certificate"),
         ({"client_ca": "garbage"}, "client_ca: .* holds no PEM certificate"),
         ({"key": "client.pem"}, "client.pem does not belong to the certificate"),
+        ({"key": "rsa.key"}, "rsa.key does not belong to the certificate"),
         ({"key": "encrypted.key"}, "encrypted; key_password is missing"),
         ({"key": "encrypted.key", "key_password": "wrong"}, "key_password: it does not open"),
     ],
 )
 def test_files_that_cannot_be_used_are_named(pki, encrypted_key, change, text):
     (pki.folder / "garbage").write_text("no certificate")
+    other_kind = trustme.CA(key_type=trustme.KeyType.RSA).private_key_pem
+    other_kind.write_to_path(pki.folder / "rsa.key")
     values = {"certificate": pki.server} | {
         key: value if key == "key_password" else pki.folder / value for key, value in change.items()
     }

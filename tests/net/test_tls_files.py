@@ -203,13 +203,12 @@ def test_a_key_never_gets_onto_a_disk(pki, store, monkeypatch):
         ({}, "pkcs12: .*: it is no PKCS#12 store, or store_password is missing"),
         ({"pkcs12": "missing.p12"}, "pkcs12: .*missing.p12: No such file"),
         ({"pkcs12": {"content": "no base 64!"}}, "pkcs12: the given content"),
-        ({"pkcs12": "old.jks"}, "keytool -importkeystore"),
-        ({"jks": "old.jks", "pkcs12": None}, "jks: .*old.jks is a Java key store of the old"),
+        ({"jks": "half.jks", "pkcs12": None}, "jks: .*half.jks: it is damaged"),
         ({"pkcs12": "empty.p12", "store_password": "x"}, "holds no private key"),
     ],
 )
 def test_stores_that_cannot_be_used(pki, store, change, text):
-    (pki.folder / "old.jks").write_bytes(b"\xfe\xed\xfe\xed\0\0\0\2\0\0\0\1")
+    (pki.folder / "half.jks").write_bytes(b"\xfe\xed\xfe\xed\0\0\0\2\0\0\0\1")
     certificate = x509.load_pem_x509_certificate(pki.client.read_bytes())
     (pki.folder / "empty.p12").write_bytes(
         pkcs12.serialize_key_and_certificates(
@@ -224,21 +223,25 @@ def test_stores_that_cannot_be_used(pki, store, change, text):
         client_context(TLSClientSettings(**values))
 
 
-def test_a_store_that_another_program_made(run, pki, tmp_path):
-    """By keytool where Java is, else by openssl."""
+def test_stores_that_another_program_made(pki, tmp_path):
+    """By keytool in both formats where Java is, else by openssl."""
     keytool = shutil.which("keytool")
     openssl = shutil.which("openssl")
-    path = tmp_path / "store"
     if keytool:
         command = [keytool, "-genkeypair", "-keyalg", "EC", "-alias", "a", "-dname", "CN=x",
-                   "-keystore", str(path), "-storepass", "secret1"]  # fmt: skip
+                   "-storepass", "secret1", "-keystore"]  # fmt: skip
+        old = ["-storetype", "JKS", "-keypass", "secret2"]
+        commands = {"new.jks": [*command, "new.jks"], "old.jks": [*command, "old.jks", *old]}
     else:
         assert openssl
-        command = [openssl, "pkcs12", "-export", "-in", str(pki.client), "-out", str(path),
+        command = [openssl, "pkcs12", "-export", "-in", str(pki.client), "-out", "openssl.p12",
                    "-passout", "pass:secret1"]  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True)
-    key = "jks" if keytool else "pkcs12"
-    assert client_context(TLSClientSettings(**{key: path}, store_password="secret1"))
+        commands = {"openssl.p12": command}
+    for name, command in commands.items():
+        subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+        store = {"jks" if keytool else "pkcs12": tmp_path / name}
+        passwords = {"store_password": "secret1", "key_password": "secret2"}
+        assert client_context(TLSClientSettings(**store, **passwords))
 
 
 def test_a_folder_of_authorities(run, pki, tmp_path):

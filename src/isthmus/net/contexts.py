@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from isthmus.errors import ConfigError
-from isthmus.net.key_material import AUTHORITY_ENDINGS, as_file, check_readable, read, store_pem
+from isthmus.net.key_material import (
+    AUTHORITY_ENDINGS,
+    as_file,
+    check_readable,
+    is_java_store,
+    read,
+    store_pem,
+)
+from isthmus.net.tls_failures import explain
 from isthmus.net.tls_settings import Source, TLSClientSettings, TLSServerSettings, TLSSettings
 
 log = logging.getLogger(__name__)
@@ -28,6 +36,9 @@ _LIST = b"-----BEGIN X509 CRL-----"
 
 _NO_CHECK_TIME: Final = ssl.VerifyFlags(0x20_0000)
 """X509_V_FLAG_NO_CHECK_TIME of OpenSSL's x509_vfy.h, which `ssl` has no name for."""
+
+_MISMATCHES: Final = ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+"""What OpenSSL says of a key that is another certificate's, of the same kind and of another."""
 
 _Settings = TLSServerSettings | TLSClientSettings
 _Kind = TypeVar("_Kind", TLSServerSettings, TLSClientSettings)
@@ -197,10 +208,23 @@ def _apply_common(
     if settings.alpn:
         context.set_alpn_protocols(list(settings.alpn))
     if settings.store is not None:
-        with as_file(store_pem(settings)) as path:
-            context.load_cert_chain(path or "")
+        _load_store(context, settings, settings.store)
     elif certificate is not None:
         _load_certificate(context, settings, certificate)
+
+
+def _load_store(context: ssl.SSLContext, settings: TLSSettings, store: Source) -> None:
+    try:
+        with as_file(store_pem(settings)) as path:
+            context.load_cert_chain(path or "")
+    except ssl.SSLError as error:
+        key = "pkcs12" if settings.pkcs12 is not None else "jks"
+        why = (
+            "the private key does not belong to the certificate"
+            if error.reason in _MISMATCHES
+            else f"key or certificate cannot be used: {explain(error)[0]}"
+        )
+        raise ConfigError(f"{key}: {store}: {why}") from error
 
 
 def _load_certificate(context: ssl.SSLContext, settings: TLSSettings, certificate: Source) -> None:
@@ -221,7 +245,7 @@ def _certificate_problem(
     error: ssl.SSLError, settings: TLSSettings, certificate: Source, password: Callable[[], str]
 ) -> str:
     key = settings.key or certificate
-    if error.reason == "KEY_VALUES_MISMATCH":
+    if error.reason in _MISMATCHES:
         return f"key: {key} does not belong to the certificate {certificate}"
     if isinstance(password, _Password) and password.asked:
         if settings.key_password is None:
@@ -251,12 +275,26 @@ def _load_authorities(context: ssl.SSLContext, key: str, source: Source) -> None
             endings = ", ".join(AUTHORITY_ENDINGS)
             raise ConfigError(f"{key}: the folder {source} has no files that end in {endings}")
     for part in parts:
-        check_readable(key, part)
+        data = read(key, part)
+        if is_java_store(key, part, data):
+            _load_java_authorities(context, key, part, data)
+            continue
         try:
-            with as_file(part) as path:
+            with as_file(data) as path:
                 context.load_verify_locations(path)
         except ssl.SSLError as error:
             raise ConfigError(f"{key}: {part} holds no PEM certificate") from error
+
+
+def _load_java_authorities(context: ssl.SSLContext, key: str, source: Source, data: bytes) -> None:
+    from isthmus.net import jks  # only who has such a store pays for it
+
+    try:
+        context.load_verify_locations(cadata=jks.trusted(data))
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {source}: {error}") from error
+    except ssl.SSLError as error:
+        raise ConfigError(f"{key}: {source}: a certificate in it cannot be read") from error
 
 
 def _load_revoked(context: ssl.SSLContext, settings: TLSSettings) -> None:

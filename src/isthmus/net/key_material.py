@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from isthmus.config.secrets import Secret
 from isthmus.errors import ConfigError
 from isthmus.net.tls_settings import Source, TLSSettings
 
@@ -23,8 +24,8 @@ AUTHORITY_ENDINGS = (".pem", ".crt", ".cer")
 MAX_FILE_BYTES = 16 << 20
 """Revocation lists are the biggest of these files; more is the wrong path."""
 
-_OLD_STORES = (b"\xfe\xed\xfe\xed", b"\xce\xce\xce\xce")
-"""How JKS and JCEKS stores begin."""
+_JKS, _JCEKS = b"\xfe\xed\xfe\xed", b"\xce\xce\xce\xce"
+"""How the stores begin that Java wrote before version 9. Their content tells, not their name."""
 
 
 def check_readable(key: str, source: Source) -> None:
@@ -89,27 +90,51 @@ def store_pem(settings: TLSSettings) -> bytes:
     """
     key, source = ("pkcs12", settings.pkcs12) if settings.pkcs12 else ("jks", settings.jks)
     assert source is not None
-    try:
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.serialization import pkcs12
-    except ImportError:
-        raise ConfigError(f"{key}: needs cryptography: pip install 'isthmus[pkcs12]'") from None
     data = read(key, source)
     if not isinstance(source, Path):
         try:
             data = base64.b64decode(data, validate=False)
         except binascii.Error as error:
             raise ConfigError(f"{key}: {source} is no base64") from error
-    if data.startswith(_OLD_STORES):
+    passwords = _text(settings.store_password), _text(settings.key_password)
+    if is_java_store(key, source, data):
+        from isthmus.net import jks  # only who has such a store pays for it
+
+        try:
+            return jks.identity(data, *passwords)
+        except ConfigError as error:
+            raise ConfigError(f"{key}: {source}: {error}") from error
+    return _pkcs12_pem(key, source, data, passwords[0])
+
+
+def is_java_store(key: str, source: Source, data: bytes) -> bool:
+    """Whether it is a JKS store; what begins with neither magic is PKCS#12 or PEM.
+
+    Raises:
+        ConfigError: it is a JCEKS store.
+    """
+    if data.startswith(_JCEKS):
+        path = source if isinstance(source, Path) else "old.jceks"
         raise ConfigError(
-            f"{key}: {source} is a Java key store of the old format, which cannot be read; convert "
-            "it: keytool -importkeystore -srckeystore old.jks -destkeystore new.p12 "
-            "-deststoretype PKCS12, and write it as pkcs12"
+            f"{key}: {source}: it is a JCEKS store, which cannot be read; convert it: keytool "
+            f"-importkeystore -srckeystore {path} -srcstoretype JCEKS -destkeystore new.p12 "
+            "-deststoretype PKCS12"
         )
-    secret = settings.store_password
-    password = secret.get_secret_value().encode() if secret is not None else None
+    return data.startswith(_JKS)
+
+
+def _text(secret: Secret | None) -> str | None:
+    return secret.get_secret_value() if secret is not None else None
+
+
+def _pkcs12_pem(key: str, source: Source, data: bytes, password: str | None) -> bytes:
     try:
-        store = pkcs12.load_pkcs12(data, password)
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.serialization import pkcs12
+    except ImportError:
+        raise ConfigError(f"{key}: needs cryptography: pip install 'isthmus[pkcs12]'") from None
+    try:
+        store = pkcs12.load_pkcs12(data, password.encode() if password is not None else None)
     except ValueError as error:
         why = (
             "store_password does not open it, or it is no PKCS#12 store"

@@ -41,6 +41,7 @@ _REASONS = {
     ),
     "UNRECOGNIZED_NAME": ("the peer does not know the server name", "see tls.server_name"),
     "WRONG_VERSION_NUMBER": ("the peer does not speak TLS", "is it the port without TLS?"),
+    "KEY_TOO_SMALL": ("the key is shorter than OpenSSL allows on this system", ""),
     "HTTP_REQUEST": ("the peer sent an HTTP request", ""),
 }
 

@@ -45,7 +45,8 @@ class TLSSettings(SettingsModel):
     )
     key_password: Secret | None = Field(
         default=None,
-        description="Password of the private key, if it is encrypted.",
+        description="Password of the private key, if it is encrypted. In a `jks` store of the old "
+        "format: if it is not `store_password`.",
         examples=["${env:KEY_PASSWORD}"],
     )
     pkcs12: Source | None = Field(
@@ -55,8 +56,8 @@ class TLSSettings(SettingsModel):
     )
     jks: Source | None = Field(
         default=None,
-        description="Java key store with certificate and key. Only those that are PKCS#12 inside, "
-        "as Java has written them since version 9, can be read.",
+        description="Java key store with one private key and its certificates, instead of both. "
+        "The old format (JKS) can be read, and PKCS#12, which Java has written since version 9.",
         examples=["edge.jks"],
     )
     store_password: Secret | None = Field(
@@ -117,13 +118,13 @@ class TLSServerSettings(TLSSettings):
     certificate: Source | None = Field(
         default=None,
         description="PEM file with the certificate, followed by intermediate certificates. "
-        "Required, unless there is a `pkcs12` store.",
+        "Required, unless there is a `pkcs12` or `jks` store.",
         examples=["server.pem"],
     )
     client_ca: Source | None = Field(
         default=None,
-        description="PEM file with the authorities whose client certificates are accepted, or a "
-        "folder of such files (`.pem`, `.crt`, `.cer`).",
+        description="PEM file with the authorities whose client certificates are accepted, a "
+        "folder of such files (`.pem`, `.crt`, `.cer`), or a Java key store of the old format.",
         examples=["devices-ca.pem"],
         json_schema_extra=OR_FOLDER,
     )
@@ -166,8 +167,8 @@ class TLSClientSettings(TLSSettings):
 
     ca: Source | None = Field(
         default=None,
-        description="PEM file with the authorities to trust, or a folder of such files (`.pem`, "
-        "`.crt`, `.cer`). Default: those of the system.",
+        description="PEM file with the authorities to trust, a folder of such files (`.pem`, "
+        "`.crt`, `.cer`), or a Java key store of the old format. Default: those of the system.",
         examples=["ca.pem"],
         json_schema_extra=OR_FOLDER,
     )
