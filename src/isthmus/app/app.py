@@ -263,6 +263,8 @@ class App:
         self.watch_retained()
         for connector in self.connectors.values():
             connector.start()
+        if self.broker.kept is not None:
+            self.broker.kept.publish_wills()
         self.status.start()
         self.sys_topics.start()
         self.status_topics.start()

@@ -331,7 +331,7 @@ class Broker:
         session.lane.clear()
         if self.sessions.get(session.principal.client_id) is session:
             del self.sessions[session.principal.client_id]
-        self._release_will(session)
+        self.release_will(session)
 
     def join_share(self, filter_: bytes, session: Session, subscription: Subscription) -> None:
         """Make `session` a member of the shared subscription `$share/{group}/{filter}`."""
@@ -452,15 +452,15 @@ class Broker:
         if delay_s > 0:
             self.release_will_in(session, delay_s)
         else:
-            self._release_will(session)
+            self.release_will(session)
 
     def release_will_in(self, session: Session, delay_s: float) -> None:
         """Publish the will of a session after `delay_s` seconds, unless its client comes back."""
         session.will_timer = self.reactor.wheel.at(
-            clock.monotonic() + delay_s, lambda: self._release_will(session)
+            clock.monotonic() + delay_s, lambda: self.release_will(session)
         )
 
-    def _release_will(self, session: Session) -> None:
+    def release_will(self, session: Session) -> None:
         """Publish the will of a session now, if it has one that waits."""
         will, timer = session.will, session.will_timer
         session.will = session.will_timer = None
@@ -472,7 +472,13 @@ class Broker:
         if session.rights.refusal(session.principal, will.topic):
             self.drops.add("denied", will.topic)
         else:
-            self.publish(will)
+            client_id = session.principal.client_id
+            receipt = None
+            if self.kept is not None:
+                receipt = self.kept.wills.publication(client_id, will)
+            self.publish(will, receipt)
+            if receipt is not None:
+                receipt.release()
         if self.kept is not None and self.sessions.get(session.principal.client_id) is session:
             self.kept.changed(session)
 

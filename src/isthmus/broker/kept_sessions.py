@@ -14,6 +14,7 @@ from isthmus.auth.rights import Writer
 from isthmus.broker.session import Session
 from isthmus.broker.session_table import SessionTable, StoredSession
 from isthmus.broker.subscriptions import take
+from isthmus.broker.will_table import WillTable
 from isthmus.delivery.outbox import Outbox
 from isthmus.delivery.queue_limits import QueueLimits
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from isthmus.auth.rights import Rights
     from isthmus.broker.broker import Broker
     from isthmus.broker.share_group import ShareGroup
+    from isthmus.delivery.message import Message
     from isthmus.delivery.received_ids import ReceivedTable
     from isthmus.store.store import Store
 
@@ -45,7 +47,7 @@ SHARE_LOGS = "share/"
 class KeptSessions:
     """What `broker` has on disk of the sessions that outlive their connection.
 
-    `table` has the sessions themselves.
+    `table` has the sessions themselves, `wills` the wills of those that do not outlive it.
     """
 
     def __init__(self, broker: Broker, store: Store, received: ReceivedTable) -> None:
@@ -53,6 +55,9 @@ class KeptSessions:
         self._store = store
         self._received = received
         self.table = SessionTable(store, self._kept)
+        self.wills = WillTable(store)
+        # Of sessions that have ended while there was no process.
+        self._due: list[Session] = []
 
     def _kept(self) -> Iterator[Session]:
         return (session for session in self._broker.sessions.values() if session.kept)
@@ -60,11 +65,14 @@ class KeptSessions:
     # -- while it runs ---------------------------------------------------------------------------
 
     def opened(self, session: Session) -> None:
-        """A client has opened `session`: keep it if it outlives the connection."""
+        """A client has opened `session`: keep it if it outlives the connection, else its will."""
         if not session.kept:
             if not session.expiry_s:
+                assert session.client is not None
+                self.wills.begin(session.principal, session.client.will)
                 return
             self._keep(session)
+        self.wills.begin(session.principal, None)
         self.table.set(session)
 
     def changed(self, session: Session) -> None:
@@ -77,6 +85,8 @@ class KeptSessions:
         if session.kept:
             self.table.remove(session.principal.client_id, session.subscriptions)
             self._received.end(log_name(session.principal).encode())
+        else:
+            self.wills.end(session.principal.client_id)
 
     def _keep(self, session: Session) -> None:
         name = log_name(session.principal)
@@ -116,9 +126,17 @@ class KeptSessions:
             elif found.left_s is not None and found.left_s <= 0:
                 self._broker.expired += 1
                 self._forget(found)
-                self._publish_will(found, rights)
+                if found.will is not None:
+                    self._owe_will(found.principal, rights, found.will.message)
             else:
                 self._restore(found, rights)
+        for will in self.wills.stored():
+            rights = rights_of(will.principal.realm)
+            if rights is None:
+                lost += 1
+                self.wills.forget(will)
+            else:
+                self._owe_will(will.principal, rights, will.message)
         if lost:
             log.warning(
                 "%d session(s) of users whose listener, or its 'auth', is no longer there have "
@@ -143,7 +161,7 @@ class KeptSessions:
         for filter_, subscription in found.subscriptions.items():
             take(broker, session, filter_, subscription)
         if found.will is not None:
-            self._sign_will(found, rights)
+            self._sign(found.will.message, found.principal, rights)
             session.will = found.will.message
             broker.release_will_in(session, found.will.due_s)
         left_s = found.left_s
@@ -157,18 +175,26 @@ class KeptSessions:
         self.table.remove(found.principal.client_id, found.subscriptions)
         self._received.end(log_name(found.principal).encode())
 
-    def _publish_will(self, found: StoredSession, rights: Rights) -> None:
-        """Publish the will of a session that ended meanwhile, when all is started."""
-        if found.will is not None:
-            self._sign_will(found, rights)
-            session = Session(found.principal, self._broker.new_lane(), rights)
-            session.will = found.will.message
-            self._broker.release_will_in(session, 0)
+    def _owe_will(self, principal: Principal, rights: Rights, will: Message) -> None:
+        """The session that `will` belongs to is no more."""
+        self._sign(will, principal, rights)
+        session = Session(principal, self._broker.new_lane(), rights)
+        session.will = will
+        self._due.append(session)
 
-    def _sign_will(self, found: StoredSession, rights: Rights) -> None:
+    def publish_wills(self) -> None:
+        """Publish the wills of sessions that ended meanwhile: when routes and connectors are there.
+
+        And before the first client is: one that is back then says how things are now.
+        """
+        due, self._due = self._due, []
+        for session in due:
+            self._broker.release_will(session)
+            self.wills.end(session.principal.client_id)
+
+    def _sign(self, will: Message, principal: Principal, rights: Rights) -> None:
         if self._broker.settings.check_retain_source:
-            assert found.will is not None
-            found.will.message.writer = Writer(found.principal, rights)
+            will.writer = Writer(principal, rights)
 
 
 def log_name(principal: Principal) -> str:

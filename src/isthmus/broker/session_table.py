@@ -6,22 +6,21 @@ else write all of them for each SUBSCRIBE. What waits for it is a log of its own
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isthmus import clock
-from isthmus.auth.grants import EVERYTHING
-from isthmus.auth.principal import Principal
 from isthmus.broker.session import NEVER, Session, Subscription
-from isthmus.delivery.message import Message
+from isthmus.broker.will_table import owner_state, restored_owner, restored_will, will_state
 from isthmus.mqtt.packets import SubscribeOptions
 from isthmus.store.schema import SESSIONS, SUBSCRIPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from isthmus.auth.principal import Principal
+    from isthmus.delivery.message import Message
     from isthmus.store.statement import Row
     from isthmus.store.store import Store
 
@@ -183,9 +182,7 @@ def _row(session: Session) -> Row:
     principal = session.principal
     client = session.client
     state: dict[str, Any] = {
-        "user": principal.username,
-        "realm": principal.realm,
-        "granted": principal.grants is not None,
+        **owner_state(principal),
         "mount": session.mount.decode(),
         "expiry": session.expiry_s,
     }
@@ -193,21 +190,11 @@ def _row(session: Session) -> Row:
     if client is None and session.expires is not None:
         state["ends"] = session.expires.deadline + apart_s
     if client is not None and client.will is not None:
-        state["will"] = _will(client.will, delay=client.will_delay_s)
+        state["will"] = {**will_state(client.will), "delay": client.will_delay_s}
     elif client is None and session.will is not None and session.will_timer is not None:
-        state["will"] = _will(session.will, due=session.will_timer.deadline + apart_s)
+        due = session.will_timer.deadline + apart_s
+        state["will"] = {**will_state(session.will), "due": due}
     return principal.client_id.encode(), json.dumps(state, separators=(",", ":")).encode()
-
-
-def _will(message: Message, **when: float) -> dict[str, Any]:
-    return {
-        "topic": message.topic.decode(),
-        "payload": base64.b64encode(message.payload).decode(),
-        "qos": message.qos,
-        "retain": message.retain,
-        "properties": base64.b64encode(message.properties).decode(),
-        **when,
-    }
 
 
 def _stored(
@@ -224,19 +211,8 @@ def _stored(
     will = None
     if "will" in state:
         found = state["will"]
-        message = Message(
-            found["topic"].encode(),
-            base64.b64decode(found["payload"]),
-            found["qos"],
-            found["retain"],
-            base64.b64decode(found["properties"]),
-        )
+        message = restored_will(found)
         due_s = found["due"] - wall if "due" in found else found["delay"]
         will = StoredWill(message, due_s if left_s is None else min(due_s, left_s))
-    principal = Principal(
-        state["user"],
-        client_id.decode(),
-        state["realm"],
-        EVERYTHING if state["granted"] else None,
-    )
+    principal = restored_owner(client_id, state)
     return StoredSession(principal, state["mount"].encode(), expiry_s, left_s, will, subscriptions)

@@ -135,9 +135,9 @@ class BrokerSettings(SettingsModel):
     )
     persistence: bool = Field(
         default=True,
-        description="Keep sessions that outlive their connection, retained messages, and what "
-        "waits for connectors, in the data folder; without one they are in memory. A message for "
-        "an absent client, or to retain, is acknowledged when it is on disk.",
+        description="Keep sessions that outlive their connection, wills, retained messages, and "
+        "what waits for connectors, in the data folder; without one they are in memory. A message "
+        "for an absent client, or to retain, is acknowledged when it is on disk.",
     )
     max_inflight: int = Field(
         default=20,

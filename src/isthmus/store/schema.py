@@ -77,6 +77,12 @@ STEPS = (
       pool BLOB NOT NULL                        -- JSON: its client ids, and stages
     ) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE wills(                         -- of sessions that end with their connection
+      client_id BLOB PRIMARY KEY,
+      state BLOB NOT NULL                       -- JSON: whose it is, the message
+    ) WITHOUT ROWID;
+    """,
 )
 
 VERSION = len(STEPS)
@@ -127,6 +133,13 @@ SUBSCRIPTIONS = Statements(
     "SELECT * FROM subscriptions",
     "INSERT OR REPLACE INTO subscriptions VALUES {}",
     "DELETE FROM subscriptions WHERE id IN (VALUES {})",
+)
+
+WILLS = Statements(
+    2,
+    "SELECT * FROM wills",
+    "INSERT OR REPLACE INTO wills VALUES {}",
+    "DELETE FROM wills WHERE client_id IN (VALUES {})",
 )
 
 POOLS = Statements(
