@@ -165,7 +165,7 @@ async def test_refusals_are_errors(mosquitto, tmp_path: Path) -> None:
         assert f"cannot connect: CONNACK: {text}\n  try: check -u and -P" in ended.errors
         assert "CANARY" not in ended.errors
     assert denied.status == 1
-    assert "not delivered: refused by the far side: 0x87 not authorized" in denied.errors
+    assert "not delivered: refused by the broker: 0x87 not authorized" in denied.errors
 
 
 async def test_refused_subscriptions_are_shown_and_end_it(far, start) -> None:
@@ -224,19 +224,32 @@ async def test_pub_fails_without_the_acknowledgement(far, start) -> None:
     assert "the connection was lost: closed by the peer; 1 message(s)" in ended.errors
 
 
-async def test_pub_does_not_promise_what_the_far_side_cannot_do(far, start) -> None:
+@pytest.mark.parametrize(("qos", "answer"), [("1", PUBACK), ("2", PUBREC)])
+async def test_a_quota_is_said_to_be_that_of_the_broker(far, start, qos: str, answer: int) -> None:
+    pub = await start("pub", "-p", str(far.port), "a", "x", "-q", qos)
+    peer, _ = await far.client()
+    message = await peer.expect(PUBLISH)
+    peer.send(ack_packet(answer, message.packet_id, 0x97))
+    ended = await pub.end()
+    assert (ended.status, ended.errors) == (
+        1,
+        "isthmus: the message was not delivered: refused by the broker: 0x97 a quota is used up\n",
+    )
+
+
+async def test_pub_does_not_promise_what_the_broker_cannot_do(far, start) -> None:
     pub = await start("pub", "-p", str(far.port), "a", "b", "-q", "2")
     await far.client(maximum_qos=1)
     ended = await pub.end()
     assert (ended.status, ended.errors) == (
         1,
-        "isthmus: the far side takes messages with QoS 1 at most\n",
+        "isthmus: the broker takes messages with QoS 1 at most\n",
     )
     pub = await start("pub", "-p", str(far.port), "a", "x" * 200)
     await far.client(maximum_packet=100)
     ended = await pub.end()
     assert ended.status == 1
-    assert "not delivered: larger than the far side takes" in ended.errors
+    assert "not delivered: larger than the broker takes" in ended.errors
 
 
 async def test_sub_connects_again(far, start) -> None:

@@ -104,7 +104,7 @@ class Client:
         on_settled: Called when an acknowledgement has come.
         settled: Messages of QoS 1 and 2 whose exchange is over.
         refused: Why messages were refused, in words -> how many.
-        unheard: Messages of which the far side said that nobody is subscribed.
+        unheard: Messages of which the broker said that nobody is subscribed.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class Client:
         """Send a message; the owner looks after `room`. Its packet identifier is set here.
 
         Raises:
-            LocalProtocolError: the far side does not take it, or it is no legal message.
+            LocalProtocolError: the broker does not take it, or it is no legal message.
         """
         if not message.qos:
             self._send(message)
@@ -193,7 +193,7 @@ class Client:
         """Subscribe; the codes, one per filter.
 
         Raises:
-            LocalProtocolError: the far side does not take this.
+            LocalProtocolError: the broker does not take this.
             LinkClosed: the connection ended before the answer.
         """
         return await self._ask(lambda number: Subscribe(number, filters, properties))
@@ -282,12 +282,12 @@ class Client:
             self._connected(event)
         elif isinstance(event, Disconnect):
             said = _said(event.code, _reason(event))
-            self._leave(f"the far side disconnected: {describe(event.code)}{said}")
+            self._leave(f"the broker disconnected: {describe(event.code)}{said}")
         elif isinstance(event, MQTTError):
             self._fail(event)
         elif isinstance(event, Auth):
             self._fail(
-                ProtocolViolation("the far side asks for AUTH, which this command cannot do", 0x8C)
+                ProtocolViolation("the broker asks for AUTH, which this command cannot do", 0x8C)
             )
 
     def _acknowledged(self, packet_id: bytes, code: int, text: str) -> None:
@@ -319,7 +319,7 @@ class Client:
 
     def _judge(self, code: int, text: str) -> None:
         if code >= 0x80:
-            self.refused[f"refused by the far side: {describe(code)}{_said(code, text)}"] += 1
+            self.refused[f"refused by the broker: {describe(code)}{_said(code, text)}"] += 1
         elif code == NOBODY_SUBSCRIBED:
             self.unheard += 1
             log.info("acknowledged: %s", describe(code))
@@ -338,20 +338,20 @@ class Client:
                     "connack",
                     meaning,
                     reason=packet.code,
-                    hint=f"the far side says: {escape(text)}" if text not in meaning else "",
+                    hint=f"the broker says: {escape(text)}" if text not in meaning else "",
                 )
             )
-            self._leave("refused by the far side")
+            self._leave("refused by the broker")
             return
         if not packet.session_present:
             self._received_qos2.clear()
         elif self._clean_start:
-            text = "the far side says that it has a session, and a clean one was asked for"
+            text = "the broker says that it has a session, and a clean one was asked for"
             self._fail(ProtocolViolation(text, None, "MQTT-3.2.2-5"))
             return
         assigned = packet.properties.get(PropertyId.ASSIGNED_CLIENT_IDENTIFIER)
         if assigned is not None:
-            log.info("the far side gave us the client id %s", assigned)
+            log.info("the broker gave us the client id %s", assigned)
         self.window.limit = min(self.window.limit, self.connection.peer.receive_maximum)
         self.opened.set_result(packet)
         self._watch_keep_alive()
@@ -378,7 +378,7 @@ class Client:
 
     def _send(self, packet: Packet) -> None:
         if self.connection.state is State.CLOSED:
-            return  # the far side's DISCONNECT came in the same read as what is answered here
+            return  # the broker's DISCONNECT came in the same read as what is answered here
         if not self.link.out:
             self.link.touch()
         self.connection.send(packet)
@@ -400,7 +400,7 @@ class Client:
             self._watch_keep_alive()
 
     def _fail(self, error: MQTTError) -> None:
-        """The far side broke the protocol: answer as the version allows, and close."""
+        """The broker broke the protocol: answer as the version allows, and close."""
         if not self.ended.done():
             if not self.link.out:
                 self.link.touch()
@@ -429,7 +429,7 @@ class Client:
     def _closed_early(self, reason: str) -> ConnectError:
         error = getattr(self.link, "error", None)
         if error is not None:
-            # With TLS 1.3 a far side refuses our certificate after our side is through.
+            # With TLS 1.3 a broker refuses our certificate after our side is through.
             text, hint = explain(error)
             return ConnectError("tls", text, hint=hint)
         return ConnectError("connack", f"the connection was closed before CONNACK: {reason}")
@@ -523,5 +523,5 @@ def _reason(packet: Connack | Puback | Pubrec | Disconnect) -> str:
 
 
 def _said(code: int, text: str) -> str:
-    """What the far side says beside `code`, if it is more than our own sentence for that."""
+    """What the broker says beside `code`, if it is more than our own sentence for that."""
     return f" ({escape(text)})" if text and text not in describe(code) else ""

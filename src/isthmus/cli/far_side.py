@@ -51,8 +51,9 @@ _VERSIONS = {
     **dict.fromkeys(("3.1", "31", "3", "mqttv31"), "3.1"),
 }
 
-# Keys of a connector's settings, as the texts about them name them, and the options instead.
+# What texts about a connector name, and what stands for it on the command line.
 _OPTIONS = {
+    "the far side": "the broker",
     "'client_id' or 'client_id_prefix'": "-i",
     "'client_id'": "-i",
     "'username' and 'password' of the connector": "-u and -P",
@@ -224,7 +225,7 @@ def _secret(file: Path | None, option: str) -> SecretStr | None:
 
 
 def in_options(text: str) -> str:
-    """A text about a connector's settings, in the words of the command line."""
+    """A text about a connector, in the words of the command line."""
     for key, option in _OPTIONS.items():
         text = text.replace(key, option)
     return text

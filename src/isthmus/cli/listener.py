@@ -47,7 +47,7 @@ class Wanted:
     """What to listen to, and which messages of it to print.
 
     `subscribe` and `unsubscribe` are the properties of these packets. With `only_subscribe` it ends
-    once the far side has answered. `cleared` are the topics that were cleared since they last had a
+    once the broker has answered. `cleared` are the topics that were cleared since they last had a
     payload.
     """
 
@@ -87,7 +87,7 @@ async def listen(
     """Subscribe, and print until `count` messages came or `timeout_s` is over; the exit status.
 
     Raises:
-        CommandError: no connection, or the far side refuses every filter.
+        CommandError: no connection, or the broker refuses every filter.
     """
     printer = Printer(layout, end, count, wanted.prints, wanted.ends)
     try:
@@ -156,7 +156,7 @@ class Listener:
         """The next connection.
 
         Raises:
-            CommandError: the far side refuses it, and will refuse it again.
+            CommandError: the broker refuses it, and will refuse it again.
         """
         told = ""
         while True:
@@ -197,19 +197,19 @@ class Listener:
                 codes = await client.unsubscribe(wanted.unsubscribe_from, wanted.unsubscribe)
                 for filter_, code in zip(wanted.unsubscribe_from, codes, strict=False):
                     if code >= 0x80:
-                        complain(f"the far side refused to unsubscribe {_shown(filter_, code)}")
+                        complain(f"the broker refused to unsubscribe {_shown(filter_, code)}")
             if not wanted.filters:
                 return 0 if wanted.only_subscribe else None
             codes = await client.subscribe(wanted.filters, wanted.subscribe)
         except LocalProtocolError as error:
             raise CommandError(f"cannot subscribe: {error}") from None
         if len(codes) != len(wanted.filters):
-            raise CommandError("the far side answered another number of subscriptions")
+            raise CommandError("the broker answered another number of subscriptions")
         for (filter_, _), code in zip(wanted.filters, codes, strict=True):
             if code < 0x80:
                 log.info("subscribed to %s with QoS %d", filter_.decode(), code)
             else:
-                complain(f"the far side refused to subscribe {_shown(filter_, code)}")
+                complain(f"the broker refused to subscribe {_shown(filter_, code)}")
         refused = [code for code in codes if code >= 0x80]
         if len(refused) == len(codes):
             return FAILED

@@ -22,7 +22,7 @@ LOOK_S = 0.02
 """How often what gives no sign is looked at: bytes that leave."""
 
 MAX_INFLIGHT = 1000
-"""Messages of QoS 1 and 2 on their way, unless the far side takes fewer."""
+"""Messages of QoS 1 and 2 on their way, unless the broker takes fewer."""
 
 TOO_LARGE = 0x95
 
@@ -82,7 +82,7 @@ class Publisher:
     async def publish_all(
         self, messages: AsyncIterator[list[Publish]], interval_s: float = 0.0
     ) -> None:
-        """Publish in order, not faster than the far side and `interval_s` allow; wait for the end.
+        """Publish in order, not faster than the broker and `interval_s` allow; wait for the end.
 
         The times are those of a clock that does not slip: what was late does not delay the rest.
         """
@@ -116,24 +116,24 @@ class Publisher:
             self._too_large += 1
 
     def _check(self, message: Publish) -> None:
-        """Say in words what the far side does not take."""
+        """Say in words what the broker does not take."""
         peer = self._client.connection.peer
         if message.qos > peer.maximum_qos:
-            raise CommandError(f"the far side takes messages with QoS {peer.maximum_qos} at most")
+            raise CommandError(f"the broker takes messages with QoS {peer.maximum_qos} at most")
         if message.retain and not peer.retain_available:
-            raise CommandError("the far side does not retain messages")
+            raise CommandError("the broker does not retain messages")
         if not message.properties:
             return
         if not self._client.v5:
-            raise CommandError("the far side does not speak MQTT 5, which properties need")
+            raise CommandError("the broker does not speak MQTT 5, which properties need")
         if BLOCKS.look(message.properties).alias > peer.topic_alias_maximum:
-            raise CommandError(f"the far side takes topic aliases up to {peer.topic_alias_maximum}")
+            raise CommandError(f"the broker takes topic aliases up to {peer.topic_alias_maximum}")
 
     def report(self) -> int:
         """Say what was not taken; the exit status."""
         lost = dict(self._client.refused)
         if self._too_large:
-            lost["larger than the far side takes"] = self._too_large
+            lost["larger than the broker takes"] = self._too_large
         for text, count in lost.items():
             number = "the message was" if self._published == 1 else f"{count} message(s) were"
             complain(f"{number} not delivered: {text}")

@@ -49,7 +49,7 @@ async def ask(
     response topic may be None with MQTT 5.
 
     Raises:
-        CommandError: no connection, it was lost, or the far side refuses something.
+        CommandError: no connection, it was lost, or the broker refuses something.
     """
     if greeting.settings.version == "5":
         properties.setdefault(PropertyId.CORRELATION_DATA, secrets.token_bytes(CORRELATION_BYTES))
@@ -123,7 +123,7 @@ async def _subscribe(client: Client, topic: bytes, qos: int, properties: Propert
         raise CommandError(f"the connection was lost: {error}") from None
     if codes[0] >= 0x80:
         raise CommandError(
-            f"the far side refused to subscribe {topic.decode()}: {describe(codes[0])}; "
+            f"the broker refused to subscribe {topic.decode()}: {describe(codes[0])}; "
             "name another response topic with -e"
         )
     log.info("subscribed to %s", topic.decode())
