@@ -256,7 +256,7 @@ def test_when_a_connector_connects(tmp_path: Path) -> None:
     )
     text = "\n".join(explain(settings))
     assert text.count("It connects") == 2
-    assert "It connects when 3 messages wait, or one for 300 s, and closes after 2 s" in text
+    assert "It connects when 3 messages wait, or one for 5m, and closes after 2s" in text
     assert "It connects once, when this process starts, and not again." in text
     assert "QoS 0 waits in memory while a is away" in text
     assert "QoS 0 is dropped while b is away" in text

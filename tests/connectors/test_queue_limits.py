@@ -264,10 +264,16 @@ def test_a_check_says_what_happens_when_it_is_full(tmp_path: Path) -> None:
     found = settings(str(tmp_path), a={"when_full": "reject", "max_messages": 9}, b={})
     text = list(explain(found))
     line = (
-        "  When 268435456 bytes or 9 messages wait for a connection of cloud, more is refused: "
+        "  When 256MiB or 9 messages wait for a connection of cloud, more is refused: "
         "MQTT 5 publishers get 0x97, MQTT 3 ones no acknowledgement."
     )
     assert text.count(line) == 2
+    found = settings(str(tmp_path), a={"max_bytes": "1536KiB", "max_age": "36h"})
+    line = (
+        "  When 1536KiB wait for a connection of cloud, publishers wait; what waited for more than "
+        "36h is not sent."
+    )
+    assert line in list(explain(found))
     assert not any("wait for a connection" in one for one in explain(settings(None, a={})))
 
 

@@ -69,7 +69,7 @@ def test_client_certificates_are_enough(certificates) -> None:
         ("{bind: '127.0.0.1:1883'}", r"http.bind: is the same as listeners\[0\].bind"),
         ("{mode: '0600'}", "http.mode: is only for a bind of unix:/path"),
         ("{connections: 0}", "http.connections: must be at least 1"),
-        ("{header_bytes: 10}", "http.header_bytes: must be at least 1024"),
+        ("{header_bytes: 10}", "http.header_bytes: must be at least 1KiB"),
         ("{request_timeout: 0s}", "http.request_timeout: must be more than 0"),
         ("{tls: {certificate: nowhere.pem}}", "http.tls.certificate: there is no file"),
         ("{port: 1}", "http.port: unknown key"),

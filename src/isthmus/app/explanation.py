@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING
 
+from isthmus.config.units import format_duration, format_size
 from isthmus.config.version import LEVELS
 from isthmus.connectors.identity import static_identities
 from isthmus.delivery.queue_limits import QueueLimits
@@ -198,8 +199,9 @@ def _when(settings: ConnectorSettings) -> Iterator[str]:
     lazy = settings.lazy
     if settings.start == "lazy":
         yield (
-            f"  It connects when {lazy.threshold} messages wait, or one for {lazy.after:g} s, and "
-            f"closes after {lazy.idle_timeout:g} s without a message."
+            f"  It connects when {lazy.threshold} messages wait, or one for "
+            f"{format_duration(lazy.after)}, and closes after "
+            f"{format_duration(lazy.idle_timeout)} without a message."
         )
     elif settings.start == "once":
         yield "  It connects once, when this process starts, and not again."
@@ -333,7 +335,7 @@ def _safety(leg: Leg, *, on_disk: bool, lazy: bool) -> str:
 
 def _queue(limits: QueueLimits, target: str) -> str:
     """What becomes of what is too much, in words."""
-    room = f"{limits.max_bytes} bytes"
+    room = format_size(limits.max_bytes)
     if limits.max_messages:
         room += f" or {limits.max_messages} messages"
     full = {
@@ -344,7 +346,7 @@ def _queue(limits: QueueLimits, target: str) -> str:
     }[limits.when_full]
     text = f"  When {room} wait for a connection of {target}, {full}"
     if limits.max_age_s:
-        text += f"; what waited for more than {limits.max_age_s:g} s is not sent"
+        text += f"; what waited for more than {format_duration(limits.max_age_s)} is not sent"
     return f"{text}."
 
 

@@ -65,6 +65,22 @@ def model_at(root: type[BaseModel], loc: Loc) -> type[BaseModel] | None:
     return model_of(annotation)
 
 
+def unit_at(root: type[BaseModel], loc: Loc) -> str | None:
+    """Return what a value at a path is, if it is written with a unit: duration, size or rate."""
+    model = model_at(root, loc[:-1]) if loc else None
+    if model is None:
+        return None
+    return unit_in(model.model_json_schema()["properties"].get(loc[-1], {}))
+
+
+def unit_in(schema: dict[str, Any]) -> str | None:
+    """Return what a value with this JSON Schema is, if it is written with a unit."""
+    found: str | None = schema.get("x-unit")
+    for part in schema.get("anyOf", ()):
+        found = found or part.get("x-unit")
+    return found
+
+
 def is_path(annotation: Any) -> bool:
     """Whether an annotation is a file or folder."""
     return any(

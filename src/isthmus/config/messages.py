@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from isthmus.config.fields import keys, model_at, paths_to
+from isthmus.config.fields import keys, model_at, paths_to, unit_at
+from isthmus.config.model import format_default
 from isthmus.config.problems import Loc, Problem, SettingsError, did_you_mean
 from isthmus.config.secrets import Expanded
 
@@ -84,7 +85,9 @@ def _text(found: Any, loc: Loc, root: type[BaseModel], data: Any) -> str:
     if kind == "value_error":
         return str(context["error"])
     if kind in _TEXTS:
-        return _TEXTS[kind].format_map({key: _number(value) for key, value in context.items()})
+        unit = unit_at(root, loc)
+        limits = {key: format_default(_number(value), unit) for key, value in context.items()}
+        return _TEXTS[kind].format_map(limits)
     text: str = found["msg"]
     return text.replace("Input should be", "must be").replace("Value should", "must")
 

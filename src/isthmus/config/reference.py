@@ -12,7 +12,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from isthmus.config.fields import alternatives, item_of, keys, model_of, walk
+from isthmus.config.fields import alternatives, item_of, keys, model_of, unit_in, walk
 from isthmus.config.model import format_default
 
 _HEAD = """# Configuration reference
@@ -81,8 +81,8 @@ def _resolve(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
 
 
 def _kind(field: FieldInfo, schema: dict[str, Any]) -> str:
-    if unit := _find(schema, "x-unit"):
-        return str(unit)
+    if unit := unit_in(schema):
+        return unit
     kinds = [_kind_of(kind) for kind in alternatives(field.annotation)]
     return " or ".join(dict.fromkeys(kinds)) or "null"
 
@@ -115,7 +115,7 @@ def _default(field: FieldInfo, schema: dict[str, Any]) -> str:
         if default is PydanticUndefined or isinstance(default, dict):
             return ""
     else:
-        default = format_default(field.default, _find(schema, "x-unit"))
+        default = format_default(field.default, unit_in(schema))
     if default is None:
         return "not set"
     if isinstance(default, bool):
@@ -134,7 +134,7 @@ def _flow(value: Any) -> str:
 def _meaning(prefix: str, key: str, field: FieldInfo, schema: dict[str, Any]) -> str:
     text = " ".join((field.description or "").split())
     low, high = _bounds(field)
-    if (low is not None or high is not None) and not _find(schema, "x-unit"):
+    if (low is not None or high is not None) and not unit_in(schema):
         text += f" From {low} to {high}." if high is not None else f" At least {low}."
     examples = field.examples or []
     if examples:
@@ -162,10 +162,3 @@ def _bounds(field: FieldInfo) -> tuple[Any, Any]:
         low = getattr(rule, "ge", low)
         high = getattr(rule, "le", high)
     return low, high
-
-
-def _find(schema: dict[str, Any], key: str) -> Any:
-    """Return a value of the schema, or of one of its alternatives."""
-    if key in schema:
-        return schema[key]
-    return next((part[key] for part in schema.get("anyOf", ()) if key in part), None)
