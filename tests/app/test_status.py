@@ -18,8 +18,9 @@ import pytest
 import pytest_asyncio
 from reloadable import Reloadable
 
+from isthmus.amounts import duration, size
 from isthmus.auth.passwords import create_entry
-from isthmus.cli.status_table import duration, is_well, size, table
+from isthmus.cli.status_table import is_well, table
 from mosquitto import Mosquitto, free_port
 from raw import OPEN, Raw, publish_packet
 

@@ -258,6 +258,10 @@ class App:
             log.info("listening on %s", listener.where)
         if self.http is not None:
             log.info("metrics and health on %s", self.http.where)
+        if self.store is not None:
+            from isthmus.app.leftovers import say_what_waits
+
+            say_what_waits(self.store, self.connectors)
         for table in self.tables.values():
             table.start()
         self.watch_retained()
@@ -281,7 +285,9 @@ class App:
         settings = self.settings.broker
         if settings.data is None or not settings.stores:
             if settings.data is not None:
-                _say_what_waits(settings.data)
+                from isthmus.app.leftovers import say_what_is_not_used
+
+                say_what_is_not_used(settings.data)
             return
         from isthmus.broker.kept_sessions import KeptSessions
         from isthmus.broker.retained_table import RetainedTable
@@ -424,25 +430,3 @@ def prepare_folder(folder: Path | None) -> None:
                 os.close(parent)
     except OSError as error:
         raise ConfigError(f"broker.data: {folder} cannot be used: {error.strerror}") from error
-
-
-def _say_what_waits(folder: Path) -> None:
-    """Nothing of the store in `folder` is used: say so, if messages wait there."""
-    from isthmus.delivery.dead_letter import PREFIX
-    from isthmus.store.database import FILE
-    from isthmus.store.idle_store import IdleStore
-
-    if not (folder / FILE).exists():
-        return
-    try:
-        with IdleStore(folder) as store:
-            waiting = sum(len(found) for found in store.logs() if not found.name.startswith(PREFIX))
-    except StoreError as error:
-        log.warning("%s", error)
-        return
-    if waiting:
-        log.warning(
-            "%s has %d message(s), which are not sent, as 'broker.persistence' is false",
-            folder / FILE,
-            waiting,
-        )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from isthmus.amounts import duration, size
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -14,7 +16,6 @@ AS_WANTED = frozenset({"connected", "idle"})
 COUNTED = ("received", "sent", "acknowledged")
 """What is shown as a rate where there are two answers."""
 
-_UNITS = ((86_400, "d"), (3600, "h"), (60, "min"))
 _RIGHT = frozenset(
     {
         "QUEUED",
@@ -74,29 +75,6 @@ def table(answer: Mapping[str, Any], before: Mapping[str, Any] | None = None) ->
         ]
         yield from _columns(("ROUTE", "FROM", "TO", "MESSAGES", "DROPPED"), rows)
     yield from _drops(answer)
-
-
-def duration(seconds: float) -> str:
-    """A time in its two largest units: `2 h 5 min`, or with one digit below ten seconds."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    left = int(seconds)
-    for index, (length, unit) in enumerate(_UNITS):
-        if left >= length:
-            smaller_s, smaller = _UNITS[index + 1] if index + 1 < len(_UNITS) else (1, "s")
-            rest = left % length // smaller_s
-            return f"{left // length} {unit}" + (f" {rest} {smaller}" if rest else "")
-    return f"{left} s"
-
-
-def size(count: int) -> str:
-    """Bytes in the unit that fits: `3.4 KiB`."""
-    value = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if value < 1024:
-            return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} GiB"
 
 
 def _broker(

@@ -50,7 +50,7 @@ def check(folder: FolderArgument) -> None:
     \b
     Exit status: 0 everything is there; 1 something is wrong, or a process has the store open.
     """  # noqa: D301
-    from isthmus.cli.status_table import size
+    from isthmus.amounts import size
     from isthmus.store.check import check as look_at
 
     with opened(folder) as found:
@@ -80,7 +80,7 @@ def compact(folder: FolderArgument) -> None:
     \b
     Exit status: 0 done; 1 it is damaged, there is no room, or a process has it open.
     """  # noqa: D301
-    from isthmus.cli.status_table import size
+    from isthmus.amounts import size
 
     with opened(folder) as found:
         before, after = found.compact()
