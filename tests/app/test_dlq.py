@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 from reloadable import Reloadable
 
@@ -134,8 +135,29 @@ async def test_where_no_process_runs(process: Reloadable, far: FarSide, tmp_path
     assert await dlq(process, "drop", "cloud", "--all", "--data", data) == "2 message(s) deleted\n"
     assert await dlq(process, "list", "--data", data) == ""
     assert (await process.command("check", data, name="store"))[0] == 0
-    assert "there is no store" in await dlq(process, "list", "--data", tmp_path, code=1)
-    assert "may reach" in await dlq(process, "list", "--data", tmp_path / "nowhere", code=2)
+
+
+@pytest.mark.parametrize("command", [("list",), ("show", "cloud", 1), ("replay", "cloud", "--all")])
+async def test_a_folder_that_is_not_there_is_called_so(
+    process: Reloadable, tmp_path: Path, command: tuple[object, ...]
+) -> None:
+    """What is missing is the folder, or the store in it; that no process runs says nothing."""
+    what_to_do = "the data folder is what 'broker.data' names in the configuration"
+    (tmp_path / "empty").mkdir()
+    for name, missing in (
+        ("nodata", f"there is no folder {tmp_path / 'nodata'}"),
+        ("empty", f"there is no store in {tmp_path / 'empty'}: isthmus.db is not there"),
+    ):
+        text = await dlq(process, *command, "--data", f"./{name}", code=2)
+        assert text == f"isthmus: {missing}; {what_to_do}\n"
+    process.write({"broker": {"data": "./gone"}})
+    text = await dlq(process, *command, "--config", process.file, code=2)
+    assert "there is no process of" in text
+    assert f"there is no folder {tmp_path / 'gone'}; {what_to_do}" in text
+    text = (await process.command("check", "./nodata", name="store"))[2]
+    assert text == f"isthmus: there is no folder {tmp_path / 'nodata'}; {what_to_do}\n"
+    text = (await process.command("--data", "./nodata", name="status"))[2]
+    assert text == f"isthmus: there is no folder {tmp_path / 'nodata'}; {what_to_do}\n"
 
 
 async def test_status_has_their_number(process: Reloadable, far: FarSide, tmp_path: Path) -> None:

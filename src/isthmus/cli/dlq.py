@@ -302,8 +302,15 @@ def _desk(config: Path | None, pid: int | None, data: Path | None) -> Iterator[D
             raise ControlError(f"nobody listens at {socket}")
     except ControlError as error:
         folder = data if data is not None or pid is not None else _data_folder(config)
-        if folder is None or not folder.is_dir():
+        if folder is None:
             typer.echo(f"isthmus: {error}", err=True)
+            raise typer.Exit(2) from None
+        from isthmus.store.database import no_store
+
+        if missing := no_store(folder):
+            if data is None:
+                typer.echo(f"isthmus: {error}", err=True)
+            typer.echo(f"isthmus: {missing}", err=True)
             raise typer.Exit(2) from None
         desk = InFile(folder)
         try:

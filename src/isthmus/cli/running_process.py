@@ -44,6 +44,10 @@ def socket_of(
         wanted = f"with the number {pid}"
     elif data is not None:
         found = [path for path in (data / NAME,) if path.is_socket()]
+        if not data.is_dir():
+            from isthmus.store.database import no_store  # SQLite is loaded only for this
+
+            raise ControlError(no_store(data))
         wanted = f"that uses {data} as its data folder"
     elif file is not None:
         found = find(configuration=file) or _in_data_folder(file, NAME)

@@ -77,14 +77,23 @@ def reopen_database(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def no_store(folder: Path) -> str:
+    """What is missing where there is no store in `folder`, with what to do; empty if there is."""
+    if (folder / FILE).exists():
+        return ""
+    where = folder.absolute()
+    what = f"store in {where}: {FILE} is not there" if folder.is_dir() else f"folder {where}"
+    return f"there is no {what}; the data folder is what 'broker.data' names in the configuration"
+
+
 def open_idle_database(path: Path) -> sqlite3.Connection:
     """Open the file of a process that does not run, as it is: nothing is made, changed or moved.
 
     Raises:
         StoreError: There is none, a process has it open, or it cannot be opened.
     """
-    if not path.exists():
-        raise StoreError(f"there is no store in {path.parent}: {path.name} is not there")
+    if missing := no_store(path.parent):
+        raise StoreError(missing)
     connection = None
     try:
         connection = _connect(path)
