@@ -34,11 +34,21 @@ class Reloadable:
             configuration = json.dumps({"http": None, **configuration})
         self.file.write_text(configuration)
 
-    async def start(self, configuration: dict[str, Any] | str) -> None:
+    async def start(
+        self, configuration: dict[str, Any] | str, *options: str, file: bool = True
+    ) -> None:
+        """Write the file, and run it; without `file`, only what `options` say."""
         self.write(configuration)
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: ASYNC220 - returns at once
-                [sys.executable, "-m", "isthmus", "run", str(self.file)],
+                [
+                    sys.executable,
+                    "-m",
+                    "isthmus",
+                    "run",
+                    *([str(self.file)] if file else []),
+                    *options,
+                ],
                 stderr=log,
                 env=self.env,
             )

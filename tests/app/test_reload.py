@@ -84,14 +84,26 @@ async def test_the_command_says_what_was_changed(process: Reloadable, mosquitto:
     process.write(listening(port, broker={"max_inflight": 30}, **out(far, "a/#")))
     status, text, errors = await process.command(process.file)
     assert (status, errors) == (0, "")
+    pid = process.process.pid if process.process else 0
     assert text.splitlines() == [
+        f"process {pid}, which runs {process.file}:",
         "broker: changed (max_inflight)", "route out: added", "connector cloud: added",
     ]  # fmt: skip
-    pid = process.process.pid if process.process else 0
     assert (await process.command("--pid", pid))[0] == 0
-    assert "nothing has changed" in (await process.command())[1]
+    for question in ((), ("--pid", pid)):
+        named, words = (await process.command(*question))[1].splitlines()
+        assert named == f"process {pid}, which runs {process.file}:"
+        assert words.startswith("nothing has changed")
     status, _, errors = await process.command("--pid", 1)
     assert (status, "no process" in errors) == (1, True)
+
+
+async def test_a_process_without_a_file_is_named_too(process: Reloadable) -> None:
+    await process.start({}, "-p", str(free_port()), file=False)
+    assert process.process is not None
+    status, text, errors = await process.command()
+    assert (status, errors) == (0, "")
+    assert text.startswith(f"process {process.process.pid}, which runs without a file:\n")
 
 
 async def test_the_socket_is_for_its_owner_and_goes_with_the_process(
@@ -195,6 +207,10 @@ async def test_a_bad_file_changes_nothing(process: Reloadable, certificates: Any
             found = await process.command(process.file)
             assert found[0] == status, found
             assert found[1] == ""
+            assert process.process is not None
+            assert found[2].startswith(
+                f"isthmus: process {process.process.pid}, which runs {process.file}:\n"
+            )
             assert problem in found[2], found
             assert problem in process.log
             assert not listens(other)

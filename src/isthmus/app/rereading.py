@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import stat
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +46,10 @@ class Rereading:
         task.add_done_callback(self._tasks.discard)
 
     async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer the request `reload`."""
+        """Answer the request `reload`: what `run` says, and which process and file that was."""
         del request
-        return await self.run()
+        file = None if self.file is None else str(self.file.absolute())
+        return {"process": {"pid": os.getpid(), "file": file}, **await self.run()}
 
     async def run(self) -> dict[str, Any]:
         """Read the configuration and apply what is new.

@@ -11,7 +11,7 @@ def reload(
     file: FileArgument = None,
     pid: PidOption = None,
 ) -> None:
-    """Have a running process read its configuration again, and say what it changed.
+    """Have a running process read its configuration again; say which one, and what it changed.
 
     Only the difference is applied: clients and connectors that it leaves alone stay connected, and
     nothing that waits is lost. If the file is wrong, nothing changes. SIGHUP does the same.
@@ -23,8 +23,17 @@ def reload(
     is wrong.
     """  # noqa: D301
     from isthmus.app.asking import ask
+    from isthmus.log import escape
 
     answer = ask(socket_of(file=file, pid=pid), {"request": "reload"})
+    process = answer.get("process")
+    if isinstance(process, dict):
+        read = process.get("file") or "without a file"
+        words = escape(f"process {process.get('pid')}, which runs {read}:")
+        if answer.get("status"):
+            typer.echo(f"isthmus: {words}", err=True)
+        else:
+            typer.echo(words)
     for problem in answer.get("errors", ()):
         typer.echo(f"isthmus: {problem}", err=True)
     for line in answer.get("changes", ()):
