@@ -32,7 +32,7 @@ store = typer.Typer(
 )
 
 FolderArgument = Annotated[
-    Path, typer.Argument(metavar="DIR", help="The data folder, 'broker.data'.")
+    Path, typer.Argument(metavar="DIR", help="The data folder, 'broker.data', or a file of it.")
 ]
 
 
@@ -62,7 +62,7 @@ def check(folder: FolderArgument) -> None:
     for log in findings.logs:
         typer.echo(f"log {log.name}: {log.waiting} message(s), {size(log.size)}")
     typer.echo(f"retained: {findings.retained} message(s)")
-    for aside in sorted(folder.glob(f"{found.path.name}.damaged-*")):
+    for aside in sorted(found.path.parent.glob(f"{found.path.name}.damaged-*")):
         typer.echo(f"moved aside, as it was damaged: {aside.name}")
     for problem in findings.problems:
         typer.echo(f"isthmus: {found.path}: {problem}", err=True)

@@ -13,9 +13,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from isthmus.errors import StoreError
+from isthmus.store.reserve import FILE as RESERVE
 from isthmus.store.reserve import Reserve
 from isthmus.store.schema import STEPS, VERSION
-from isthmus.store.wal import clear_mark, log_of, lost
+from isthmus.store.wal import MARK, clear_mark, log_of, lost
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,28 @@ def open_database(path: Path) -> sqlite3.Connection:
         raise StoreError(explain(error, path)) from error
 
 
+def find_missing(path: Path) -> None:
+    """Before the start of a process: say so where the file was there, and has gone or is empty.
+
+    An empty one is moved aside. What stands beside it tells this from a first start.
+
+    Raises:
+        StoreError: It cannot be looked at, or moved.
+    """
+    try:
+        is_there = path.exists()
+        if is_there and path.stat().st_size:
+            return
+        has_log = log_of(path).exists() and bool(log_of(path).stat().st_size)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+    was_used = any(path.with_name(name).exists() for name in (MARK, RESERVE))
+    if is_there and (was_used or has_log):
+        move_aside(path, "is empty")
+    elif was_used and not has_log:  # with a log it is moved aside, when it is opened
+        log.warning("%s was there before, and is not there any more. A new one is made", path)
+
+
 def reopen_database(path: Path) -> sqlite3.Connection:
     """Open the file at `path` again, after a write to it has failed; it is not synchronised.
 
@@ -92,8 +115,8 @@ def open_idle_database(path: Path) -> sqlite3.Connection:
     Raises:
         StoreError: There is none, a process has it open, or it cannot be opened.
     """
-    if missing := no_store(path.parent):
-        raise StoreError(missing)
+    if not path.exists():
+        raise StoreError(no_store(path.parent))
     connection = None
     try:
         connection = _connect(path)
@@ -107,6 +130,15 @@ def open_idle_database(path: Path) -> sqlite3.Connection:
             raise StoreError(f"{path} is damaged ({error})") from error
         raise StoreError(explain(error, path)) from error
     return connection
+
+
+def open_moved_database(path: Path) -> sqlite3.Connection:
+    """Open a file that was moved aside, to read it.
+
+    Raises:
+        sqlite3.Error: It cannot be opened.
+    """
+    return _connect(path)
 
 
 def synchronise(connection: sqlite3.Connection, path: Path) -> None:
@@ -261,11 +293,16 @@ def _statements(script: str) -> list[str]:
     return found
 
 
+NO_TEXT = "Could not decode to UTF-8"
+"""What the module `sqlite3` says, without a code, of text that is none."""
+
+
 def is_damage(error: BaseException) -> bool:
     """Whether `error` says that the bytes of the file are wrong, rather than not to be had."""
     return isinstance(error, sqlite3.DatabaseError) and (
         getattr(error, "sqlite_errorcode", 0) & 0xFF
         in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+        or str(error).startswith(NO_TEXT)
     )
 
 
@@ -293,8 +330,10 @@ def explain(error: BaseException, path: Path) -> str:
     return str(error) or repr(error)
 
 
-def move_aside(path: Path, why: str) -> None:
+def move_aside(path: Path, why: str) -> Path:
     """Rename a file that cannot be used, which nobody has open, and its log; say so.
+
+    Returns where it is now.
 
     `why` says what is the matter with it, such as "is damaged".
 
@@ -312,8 +351,11 @@ def move_aside(path: Path, why: str) -> None:
         raise StoreError(f"{path} {why} and cannot be moved aside: {error.strerror}") from error
     log.error(
         "%s %s. It was moved to %s with everything that it held, and a new one is made. What can "
-        "still be read of it, `.recover` of the sqlite3 command shows",
+        "still be read of it, `isthmus store export %s` writes; where that can read nothing, try "
+        "`.recover` of the sqlite3 command",
         path,
         why,
         kept,
+        kept,
     )
+    return kept

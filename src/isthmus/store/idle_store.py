@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from isthmus.errors import StoreError
 from isthmus.store import schema
-from isthmus.store.batch import Row, records
+from isthmus.store.batch import FULL_BYTES
 from isthmus.store.database import (
     FILE,
     close_database,
@@ -22,6 +22,7 @@ from isthmus.store.database import (
     open_idle_database,
 )
 from isthmus.store.log import State, numbers, ranges, spans
+from isthmus.store.reader import read
 from isthmus.store.wal import log_of
 
 if TYPE_CHECKING:
@@ -79,20 +80,23 @@ class IdleStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open the store in `folder`.
+        """Open the store in `folder`, or the file itself, if it was moved aside.
 
         Raises:
             StoreError: There is none, a process has it open, it cannot be read, or it was written
                 by a later version.
         """
-        self.path = folder / FILE
+        self.path = folder if folder.is_file() else folder / FILE
+        folder = self.path.parent
+        # What stands beside a file that was moved aside belongs to the one that was made then.
+        self._moved = self.path.name != FILE
         if self.path.exists() and not os.access(folder, os.W_OK):
             raise StoreError(
                 f"{folder} cannot be written by this user, and SQLite has to lock the file there: "
                 "use the user that Isthmus runs as, or a copy of the folder"
             )
         self.connection = open_idle_database(self.path)
-        self.lost = find_lost(self.path)
+        self.lost = "" if self._moved else find_lost(self.path)
         try:
             (self.version,) = self.connection.execute("PRAGMA user_version").fetchone()
         except sqlite3.Error as error:
@@ -109,7 +113,10 @@ class IdleStore:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        close_database(self.connection, self.path)
+        if self._moved:
+            self.connection.close()
+        else:
+            close_database(self.connection, self.path)
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -143,29 +150,17 @@ class IdleStore:
         Raises:
             StoreError: It cannot be read.
         """
-        for first, at, found in self._parts(log.id):
-            for seq, record in enumerate(found, first):
-                if log.waits(seq):
-                    yield Stored(seq, at, record)
-
-    def _parts(self, log_id: int) -> Iterator[tuple[int, float, list[bytes | None]]]:
-        after = 0
-        while True:
+        seq = log.done_below
+        while seq < log.next:
             with self.explained():
-                row = self.connection.execute(
-                    "SELECT s.seq, s.count, s.start, s.places, b.at, b.body, b.ends, b.sums FROM"
-                    " slices s LEFT JOIN batches b ON b.id=s.batch WHERE s.log=? AND s.seq>?"
-                    " ORDER BY s.seq LIMIT 1",
-                    (log_id, after),
-                ).fetchone()
-            if row is None:
+                parts = read(self.connection, log.id, seq, FULL_BYTES)
+            if not parts:
                 return
-            after, count, start, places, at, *columns = row
-            wanted = range(start, start + count) if places is None else array("I", places)
-            if at is None:
-                yield after, 0.0, [None] * count
-            else:
-                yield after, at, records(Row(*columns), wanted)
+            for part in parts:
+                for seq, record in enumerate(part.records, part.first):
+                    if log.waits(seq):
+                        yield Stored(seq, part.at, record)
+            seq += 1
 
     def retained(self) -> Iterator[tuple[Any, ...]]:
         """The rows of retained messages, by topic.

@@ -402,6 +402,20 @@ class Step(NamedTuple):
     given_up: int
 
 
+def check_state(state: State, size: object) -> None:
+    """Raise ValueError where a row of the file is none that was ever written."""
+    numbers_of = (state.log_id, state.next, state.recorded, state.begun, size)
+    if not all(isinstance(number, int) for number in numbers_of):
+        raise ValueError("a log has no numbers")
+    if not (isinstance(state.name, str) and state.log_id > 0 < state.recorded <= state.next):
+        raise ValueError("a log ends before it begins")
+    if not (isinstance(state.done, bytes) and isinstance(state.taken, bytes)):
+        raise ValueError("a log has no list of what is done")
+    listed = len(state.done) // 8 - len(ranges(state.done)[0])
+    if listed % 2 or len(state.taken) % 8:
+        raise ValueError("a log has a list of what is done that is cut off")
+
+
 def without(state: State, moved: list[int]) -> State:
     """`state` where the records `moved`, in order, are not done."""
     singles, found = ranges(state.done)

@@ -17,8 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isthmus.errors import StoreError
-from isthmus.store.database import FILE, explain, is_damage, is_full, move_aside
-from isthmus.store.log import Log, Part, State
+from isthmus.store.database import (
+    FILE,
+    explain,
+    find_missing,
+    is_damage,
+    is_full,
+    move_aside,
+)
+from isthmus.store.log import Log, Part, State, check_state
 from isthmus.store.progress import Progress
 from isthmus.store.schema import LOGS, Statements
 from isthmus.store.statement import Statement
@@ -92,17 +99,32 @@ class Store:
         Raises:
             StoreError: The file cannot be used.
         """
+        find_missing(self._path)
         self._writer.start()
         if self._writer.behind is not None:
             # What is there can be read and sent meanwhile.
             self._writing = Transaction()
             self._wait(self._writing, self._writer.behind)
-        for *values, size in self.query(LOGS):
-            state = State(*values)
-            self._logs[state.name] = Log(self, state, size)
-            self._next_log = max(self._next_log, state.log_id + 1)
+        try:
+            self._take_logs(self.query(LOGS))
+        except ValueError as error:
+            self._begin_anew(f"is damaged ({error})")
         ((last,),) = self.query("SELECT coalesce(max(id), 0) FROM batches")
         self._next_batch = last + 1
+
+    def _take_logs(self, rows: list[tuple[Any, ...]]) -> None:
+        """How far each log has got, from the rows of the file.
+
+        Raises:
+            ValueError: Such a row was never written.
+        """
+        found = {}
+        for *values, size in rows:
+            state = State(*values)
+            check_state(state, size)
+            found[state.name] = Log(self, state, size)
+        self._logs = found
+        self._next_log = max((one.id for one in found.values()), default=0) + 1
 
     def table(self, statements: Statements) -> Table:
         """The table that these statements are about."""
@@ -123,13 +145,16 @@ class Store:
         except sqlite3.Error as error:
             if not is_damage(error):
                 raise StoreError(explain(error, self._path)) from error
-            self._writer.stop(LONGEST_END_S)
-            move_aside(self._path, f"is damaged ({error})")
-            self._writer = Writer(self._path)
-            self._writer.start()
-            # What was read before is in memory only.
-            self._loop.call_soon(self._refill)
+            self._begin_anew(f"is damaged ({error})")
             return self.query(statement)
+
+    def _begin_anew(self, why: str) -> None:
+        """At the start: move the file aside, and make a new one."""
+        self._writer.stop(LONGEST_END_S)
+        self._writer = Writer(self._path, move_aside(self._path, why))
+        self._writer.start()
+        # What was read before is in memory only.
+        self._loop.call_soon(self._refill)
 
     def _refill(self) -> None:
         if self._writing is not None:

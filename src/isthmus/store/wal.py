@@ -115,6 +115,8 @@ def lost(path: Path) -> str:
             return f"had at least {found.frames} pages, and can be read up to page {intact}"
         if log.goes_on(read):
             return f"is damaged behind page {intact}, and went on there"
+        if log.garbled:
+            return "has no header that can be read, and is not empty"
     return ""
 
 
@@ -155,6 +157,11 @@ class _Log:
             self.frames = size // (FRAME_BYTES + self._page_bytes)
         if not self._good and self.frames:
             self.salts = self.frame(0).salts
+
+    @property
+    def garbled(self) -> bool:
+        """Whether there is something, and no header: that is synchronised before all else."""
+        return not self._good and bool(self.frames) and self.salts != bytes(8)
 
     def __enter__(self) -> Self:
         return self

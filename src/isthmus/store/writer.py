@@ -9,7 +9,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from isthmus.store.database import (
     is_full,
     move_aside,
     open_database,
+    open_moved_database,
     reopen_database,
 )
 from isthmus.store.log import Part
@@ -69,12 +70,16 @@ class Writer:
     `behind` is why what was in the log at the start is not in the file yet: the disk is full.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, damaged: Path | None = None) -> None:
+        """Use `path`; `damaged` is where its file was moved to, if some may still be read there."""
         self.unfit = 0
         self.behind: Exception | None = None
         self._path = path
         self._room = Room(path)
         self._connection: sqlite3.Connection | None = None
+        # Where the last file was moved to, and the last one of which some may still be read.
+        self._aside: Path | None = None
+        self._damaged = damaged
         self._identity: tuple[int, int] | None = None
         self._log_identity: tuple[int, int] | None = None
         # Whether there is more in the log than the mark says, when it may be written again, and
@@ -140,7 +145,7 @@ class Writer:
                 connection = reopen_database(self._path)
             except (sqlite3.Error, StoreError) as error:
                 if is_damage(error):
-                    raise self._renew(f"is damaged ({error})") from error
+                    raise self._replace(error) from error
                 if self._gone():
                     raise self._renew(GONE) from error
                 raise
@@ -153,7 +158,7 @@ class Writer:
             except BaseException as error:
                 self.close()
                 if is_damage(error):
-                    raise self._renew(f"is damaged ({error})") from error
+                    raise self._replace(error) from error
                 raise
         return connection
 
@@ -265,7 +270,7 @@ class Writer:
                 raise
             self.close()
             if is_damage(error):
-                raise self._renew(f"is damaged ({error})") from error
+                raise self._replace(error) from error
             raise
 
     def read(self, log_id: int, seq: int, max_bytes: int) -> list[Part]:
@@ -274,7 +279,25 @@ class Writer:
         Raises:
             sqlite3.Error, StoreError: They cannot be read.
         """
-        return read(self.open(), log_id, seq, max_bytes)
+        found = read(self.open(), log_id, seq, max_bytes)
+        if self._damaged is None or (found and found[0].first <= seq):
+            return found
+        try:
+            # Only for a moment: somebody may want to export it.
+            with closing(open_moved_database(self._damaged)) as damaged:
+                before = read(damaged, log_id, seq, max_bytes)
+        except sqlite3.Error as error:
+            log.debug("%s", error)
+            return found
+        if not found:
+            return before
+        # What both have was written to the new one again.
+        end = found[0].first
+        return [
+            part._replace(records=part.records[: end - part.first])
+            for part in before
+            if part.first < end
+        ] or found
 
     def written_at(self, log_id: int, seq: int) -> float:
         """When a record was written; see `reader.written_at`.
@@ -319,12 +342,20 @@ class Writer:
             self._log_identity = found
         return found != self._log_identity
 
+    def _replace(self, error: BaseException) -> FileLost:
+        """Begin a new file, as this one is damaged; records are read from both from now on."""
+        lost = self._renew(f"is damaged ({error})")
+        self._damaged = self._aside or self._damaged
+        log.warning("What can be read of %s is sent as long as this process runs", self._damaged)
+        return lost
+
     def _renew(self, what: str) -> FileLost:
         """Begin a new file; what stands in its place is moved aside."""
         self.close()
         self._identity = None  # until there is one, none is ours
+        self._aside = None
         if self._path.exists():
-            move_aside(self._path, what)
+            self._aside = move_aside(self._path, what)
         log_of(self._path).unlink(missing_ok=True)
         with suppress(OSError):
             clear_mark(self._path)
