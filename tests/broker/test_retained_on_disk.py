@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import signal
 import sqlite3
 import subprocess
@@ -297,6 +298,40 @@ async def test_a_damaged_file_is_moved_aside_and_said(isthmus, tmp_path, caplog)
     assert await client.published("a", b"1", 1, retain=True) in (0, 0x10)
     assert len(list(tmp_path.glob(f"{FILE}.damaged-*"))) == 1
     assert "is damaged" in caplog.text
+
+
+DAMAGED_ROWS = {
+    "topic": "X'c328'",
+    "qos": "7",
+    "properties": "X'02'",
+    "payload": "17",
+    "expires": "'soon'",
+    "client_id": "'text'",
+}
+
+
+@pytest.mark.parametrize("column", DAMAGED_ROWS)
+async def test_a_damaged_row_costs_one_message(isthmus, tmp_path, caplog, column: str):
+    near = await isthmus(kept_in(tmp_path))
+    client = await near.client("writer")
+    for topic in ("bad", "good"):
+        await client.published(topic, b"1", 1, retain=True)
+    await near.app.stop()
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as connection:
+        connection.execute(
+            f"UPDATE retained SET {column}={DAMAGED_ROWS[column]} WHERE topic=?",
+            (b"bad",),
+        )
+        connection.commit()
+    for errors in (1, 0):
+        caplog.clear()
+        near = await isthmus(kept_in(tmp_path))
+        said = [one.getMessage() for one in caplog.records if one.levelno >= logging.ERROR]
+        assert said == ["1 retained message(s) on disk are damaged, and are forgotten"] * errors
+        client = await near.client("reader")
+        await client.subscribe("+")
+        assert (await client.message()).topic == "good"
+        await near.app.stop()
 
 
 async def run(file: Path, port: int) -> subprocess.Popen[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from isthmus import clock
@@ -9,7 +10,12 @@ from isthmus.auth.principal import Principal
 from isthmus.auth.rights import SYS_PREFIX, Writer
 from isthmus.delivery.message import Message
 from isthmus.delivery.queue import orphaned
-from isthmus.mqtt.properties import message_expiry
+from isthmus.errors import MQTTError
+from isthmus.mqtt.packet_type import PacketType
+from isthmus.mqtt.properties import decode, message_expiry
+from isthmus.mqtt.topics import check_name
+
+log = logging.getLogger("isthmus.broker")
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -49,16 +55,15 @@ class RetainedTable:
             StoreError: It cannot be read.
         """
         now, wall = clock.monotonic(), clock.wall()
-        for (
-            topic,
-            qos,
-            properties,
-            payload,
-            expires,
-            username,
-            client_id,
-            realm,
-        ) in self._table.rows():
+        damaged = 0
+        for row in self._table.rows():
+            topic, qos, properties, payload, expires, username, client_id, realm = row
+            try:
+                _check(row)
+            except (ValueError, TypeError, AttributeError, MQTTError):
+                damaged += 1
+                self._table.remove(topic)
+                continue
             if expires is not None and expires <= wall:
                 self._table.remove(topic)
                 continue
@@ -80,6 +85,8 @@ class RetainedTable:
                     (topic, qos, properties, payload, wall + ends - now, username, client_id, realm)
                 )
             yield message
+        if damaged:
+            log.error("%d retained message(s) on disk are damaged, and are forgotten", damaged)
 
     def back(self, messages: Callable[[], Iterable[Message]]) -> None:
         """Where the messages are to be had, should they have to be written once more."""
@@ -126,6 +133,23 @@ class RetainedTable:
         ):
             receipt.holds += 1
             receipt.tied += 1
+
+
+def _check(row: Row) -> None:
+    """Raise what is the matter with a row that was never written so."""
+    topic, qos, properties, payload, expires, username, client_id, realm = row
+    check_name(topic)
+    blocks = (properties, payload)
+    writer = [] if client_id is None else [client_id, realm]
+    texts = [*writer, *([] if username is None else [username])]
+    if qos not in (0, 1, 2) or not all(isinstance(found, bytes) for found in (*blocks, *texts)):
+        raise ValueError("a retained message has values of wrong kinds")
+    if not (expires is None or isinstance(expires, float)):
+        raise ValueError("a retained message ends at no time")
+    for text in texts:
+        _text(text)
+    if properties:
+        decode(properties, 0, len(properties), PacketType.PUBLISH)
 
 
 def _bytes(text: str) -> bytes:

@@ -79,6 +79,10 @@ class SessionTable:
         """
         subscriptions: dict[bytes, dict[bytes, Subscription]] = {}
         for key, options, identifier in self._subscriptions.rows():
+            if not (isinstance(key, bytes) and isinstance(options, int)):
+                log.error("the subscription %r on disk is damaged, and is forgotten", key)
+                self._subscriptions.remove(key)
+                continue
             client_id, _, filter_ = key.partition(b"\0")
             found = subscriptions.setdefault(client_id, {})
             found[filter_] = Subscription(

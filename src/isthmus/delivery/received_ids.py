@@ -94,6 +94,9 @@ class ReceivedTable:
         self._table = table
         self._restored: dict[bytes, list[bytes]] = {}
         for (key,) in table.rows():
+            if not isinstance(key, bytes):  # it is damaged: nothing was ever written so
+                table.remove(key)
+                continue
             self._restored.setdefault(key[:-3], []).append(key[-2:])
         self._all: dict[bytes, ReceivedIds] = {}
         table.refill = self._rows
