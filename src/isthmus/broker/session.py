@@ -158,21 +158,26 @@ class Session:
             granted = [found for found in options if self.topic_for(topic, found)]
             if not granted:
                 return
-        qos = max(found.options.qos for found in granted)
-        retain = any(found.options.retain_as_published for found in granted)
-        no_local = all(found.options.no_local for found in granted)
+        # Written out for one subscription, as a topic may have very many sessions.
+        one = granted[0].options
+        qos, retain, no_local = one.qos, one.retain_as_published, one.no_local
         # This is how bridges subscribe, and nobody else has a reason to.
-        bridge = any(
-            found.options.no_local and found.options.retain_as_published for found in granted
-        )
+        bridge = retain and no_local
+        if len(granted) > 1:
+            qos = max(found.options.qos for found in granted)
+            retain = any(found.options.retain_as_published for found in granted)
+            no_local = all(found.options.no_local for found in granted)
+            bridge = any(
+                found.options.no_local and found.options.retain_as_published for found in granted
+            )
         plan.add(
             LaneOutlet(
                 self.lane,
-                stripped(self.mount, topic),
-                self.flags(qos, retain=retain),
-                memory=not self.kept,
+                stripped(self.mount, topic) if self.mount else topic,
+                _FLAGS[qos, retain, self.upgrade],
+                memory=self.received is None,
                 echo_key=self if no_local else None,
-                stamp=stamp(granted),
+                stamp=stamp(granted) if len(granted) > 1 or granted[0].identifier else b"",
                 hops=self.hops if bridge else None,
             )
         )

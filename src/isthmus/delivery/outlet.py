@@ -6,7 +6,7 @@ in the window. Everything else is the lane's.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from isthmus.delivery import framing
@@ -50,6 +50,12 @@ def flag_table(
 def compose(first: tuple[int, ...], then: tuple[int, ...]) -> tuple[int, ...]:
     """The table that applies `first` and then `then`."""
     return tuple(then[flags] for flags in first)
+
+
+@lru_cache(maxsize=16)
+def _with_length(topic: bytes) -> bytes:
+    # One for all lanes of a plan: there may be very many.
+    return len(topic).to_bytes(2, "big") + topic
 
 
 @cache
@@ -117,7 +123,7 @@ class LaneOutlet(Outlet):
     ) -> None:
         super().__init__(echo_key, hops=hops)
         self.lane = lane
-        self.topic = len(topic).to_bytes(2, "big") + topic
+        self.topic = _with_length(topic)
         self.first = _first_bytes(flags)
         self.memory = memory
         self.stamp = stamp
