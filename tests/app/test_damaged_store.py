@@ -178,7 +178,8 @@ async def test_it_is_said_once_and_the_process_works(
     counted = near.cloud.drops.counts.get("damaged", 0)
     assert case.sent is None or len(sent) == case.sent
     assert case.counted is None or counted == case.counted
-    if case.sent is None:
+    # A process that was killed may have copied its log into the file before: then nothing is left.
+    if case.sent is None and not (killed and at_start):
         assert len(sent) + counted == COUNT
         assert sent
     for moved in folder.glob(f"{FILE}*.damaged-*Z"):

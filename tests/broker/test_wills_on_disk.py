@@ -34,7 +34,7 @@ async def wills(near, folder) -> list[bytes]:
     """Whose wills are in the file when the broker has died now."""
     await near.app.store.settle()
     await crash(near)
-    return [client_id for client_id, _ in rows(folder, "wills")]
+    return [key.rpartition(b"\0")[0] for key, _ in rows(folder, "wills")]
 
 
 @pytest_asyncio.fixture
@@ -201,9 +201,8 @@ async def test_a_will_takes_the_routes(isthmus, tmp_path, mosquitto):
 
 
 @pytest.mark.parametrize("most", [1, None])
-async def test_a_will_stays_on_disk_until_an_outbox_has_room_or_the_client_is_back(
-    isthmus, tmp_path, most
-):
+@pytest.mark.parametrize("session", [{}, LONG], ids=["ending", "lasting"])
+async def test_a_will_stays_on_disk_until_an_outbox_has_room(isthmus, tmp_path, most, session):
     settings = kept_in(
         tmp_path,
         node="edge",
@@ -213,7 +212,7 @@ async def test_a_will_stays_on_disk_until_an_outbox_has_room_or_the_client_is_ba
     near = await isthmus(settings)
     other = await near.client("other")
     assert await other.published("a", b"x", 1) == 0
-    client = await near.client("dev", will=OFFLINE)
+    client = await near.client("dev", will=OFFLINE, **session)
     await near.app.store.settle()
     client.reset()
     await until(lambda: near.app.broker.connected == 1)
@@ -222,8 +221,8 @@ async def test_a_will_stays_on_disk_until_an_outbox_has_room_or_the_client_is_ba
     assert await wills(near, tmp_path) == ([b"dev"] if most else [])
     near = await isthmus(settings)
     assert near.cloud.stored == (most or 2)
-    await near.client("dev")  # and says how things are now
-    assert await wills(near, tmp_path) == []
+    await near.client("dev", will=OFFLINE, **CLEAN[5])  # the first will is as unsafe as before
+    assert await wills(near, tmp_path) == ([b"dev", b"dev"] if most else [b"dev"])
 
 
 async def test_a_clean_stop_publishes_wills_and_keeps_none(isthmus, tmp_path):
@@ -264,9 +263,9 @@ async def test_a_damaged_will_costs_itself_only(isthmus, tmp_path, caplog):
     await near.app.store.settle()
     await crash(near)
     with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as connection:
-        connection.execute("UPDATE wills SET state='{' WHERE client_id=?", (b"dev",))
+        connection.execute("UPDATE wills SET state='{' WHERE key=?", (b"dev\0001",))
         connection.commit()
     near = await isthmus(kept_in(tmp_path))
-    assert "the will of b'dev' on disk is damaged" in caplog.text
+    assert "the will of b'dev\\x001' on disk is damaged" in caplog.text
     assert await retained(near, "state/other") == b"x"
     assert await wills(near, tmp_path) == []

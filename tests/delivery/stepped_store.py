@@ -110,7 +110,7 @@ class SteppedStore:
         return sizes
 
     def _read(self, log_id: int, seq: int, max_bytes: int) -> list[Part]:
-        reader: Any = SimpleNamespace(open=lambda: self.disk)
+        reader: Any = SimpleNamespace(open=lambda: self.disk, _damaged=None)
         return Writer.read(reader, log_id, seq, max_bytes)
 
     def kept(self) -> list[str]:

@@ -116,6 +116,25 @@ async def test_a_row_is_written_with_the_records_of_its_turn(tmp_path, monkeypat
     await store.stop()
 
 
+async def test_rows_that_come_and_go_while_there_is_no_room_leave_nothing(tmp_path, monkeypatch):
+    """Else who connects again and again would fill the memory."""
+    store = await opened(tmp_path)
+    received, log = store.table(RECEIVED), store.log("a")
+    await settled(store)
+    Disk(monkeypatch, 0)
+    log.append(bytes(FULL_BYTES))
+    store.then(lambda: None)
+    await until(lambda: store.failure is not None)
+    for _ in range(2):
+        log.append(bytes(FULL_BYTES))
+    for number in range(100):
+        received.set((b"client\0%02d" % number,), known=False)
+        received.remove(b"client\0%02d" % number)
+    assert not store.change()._places
+    assert not store.change().changes[received]
+    await store.stop()
+
+
 async def test_what_has_moved_is_not_done_before_it_is_there(tmp_path, monkeypatch):
     """A dead letter leaves its outbox and comes to the others in one transaction, or not at all."""
     store = await opened(tmp_path)

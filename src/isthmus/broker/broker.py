@@ -472,10 +472,9 @@ class Broker:
         if session.rights.refusal(session.principal, will.topic):
             self.drops.add("denied", will.topic)
         else:
-            client_id = session.principal.client_id
             receipt = None
             if self.kept is not None:
-                receipt = self.kept.wills.publication(client_id, will)
+                receipt = self.kept.wills.publication(session.principal, will)
             self.publish(will, receipt)
             if receipt is not None:
                 receipt.release()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from isthmus.auth.rights import Rights
     from isthmus.broker.broker import Broker
     from isthmus.broker.share_group import ShareGroup
+    from isthmus.broker.will_table import KeptWill
     from isthmus.delivery.message import Message
     from isthmus.delivery.received_ids import ReceivedTable
     from isthmus.store.store import Store
@@ -47,7 +48,8 @@ SHARE_LOGS = "share/"
 class KeptSessions:
     """What `broker` has on disk of the sessions that outlive their connection.
 
-    `table` has the sessions themselves, `wills` the wills of those that do not outlive it.
+    `table` has the sessions themselves, `wills` the wills of those that do not outlive it, and
+    those that are published.
     """
 
     def __init__(self, broker: Broker, store: Store, received: ReceivedTable) -> None:
@@ -57,7 +59,7 @@ class KeptSessions:
         self.table = SessionTable(store, self._kept)
         self.wills = WillTable(store)
         # Of sessions that have ended while there was no process.
-        self._due: list[Session] = []
+        self._due: list[tuple[Session, KeptWill]] = []
 
     def _kept(self) -> Iterator[Session]:
         return (session for session in self._broker.sessions.values() if session.kept)
@@ -66,14 +68,15 @@ class KeptSessions:
 
     def opened(self, session: Session) -> None:
         """A client has opened `session`: keep it if it outlives the connection, else its will."""
-        if not session.kept:
+        known = session.kept
+        if not known:
             if not session.expiry_s:
                 assert session.client is not None
                 self.wills.begin(session.principal, session.client.will)
                 return
             self._keep(session)
         self.wills.begin(session.principal, None)
-        self.table.set(session)
+        self.table.set(session, known=known)
 
     def changed(self, session: Session) -> None:
         """Write what has changed of `session`, if it is kept."""
@@ -118,6 +121,13 @@ class KeptSessions:
             StoreError: They cannot be read.
         """
         lost = 0
+        for will in self.wills.stored():
+            rights = rights_of(will.principal.realm)
+            if rights is None:
+                lost += 1
+                self.wills.forget(will)
+            else:
+                self._owe_will(will, rights)
         for found in self.table.stored():
             rights = rights_of(found.principal.realm)
             if rights is None:
@@ -127,16 +137,9 @@ class KeptSessions:
                 self._broker.expired += 1
                 self._forget(found)
                 if found.will is not None:
-                    self._owe_will(found.principal, rights, found.will.message)
+                    self._owe_will(self.wills.add(found.principal, found.will.message), rights)
             else:
                 self._restore(found, rights)
-        for will in self.wills.stored():
-            rights = rights_of(will.principal.realm)
-            if rights is None:
-                lost += 1
-                self.wills.forget(will)
-            else:
-                self._owe_will(will.principal, rights, will.message)
         if lost:
             log.warning(
                 "%d session(s) of users whose listener, or its 'auth', is no longer there have "
@@ -175,12 +178,12 @@ class KeptSessions:
         self.table.remove(found.principal.client_id, found.subscriptions)
         self._received.end(log_name(found.principal).encode())
 
-    def _owe_will(self, principal: Principal, rights: Rights, will: Message) -> None:
+    def _owe_will(self, will: KeptWill, rights: Rights) -> None:
         """The session that `will` belongs to is no more."""
-        self._sign(will, principal, rights)
-        session = Session(principal, self._broker.new_lane(), rights)
-        session.will = will
-        self._due.append(session)
+        self._sign(will.message, will.principal, rights)
+        session = Session(will.principal, self._broker.new_lane(), rights)
+        session.will = will.message
+        self._due.append((session, will))
 
     def publish_wills(self) -> None:
         """Publish the wills of sessions that ended meanwhile: when routes and connectors are there.
@@ -188,9 +191,9 @@ class KeptSessions:
         And before the first client is: one that is back then says how things are now.
         """
         due, self._due = self._due, []
-        for session in due:
+        for session, will in due:
             self._broker.release_will(session)
-            self.wills.end(session.principal.client_id)
+            self.wills.forget(will)
 
     def _sign(self, will: Message, principal: Principal, rights: Rights) -> None:
         if self._broker.settings.check_retain_source:

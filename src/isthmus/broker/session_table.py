@@ -103,9 +103,9 @@ class SessionTable:
         self._sessions.refill = self._session_rows
         self._subscriptions.refill = self._subscription_rows
 
-    def set(self, session: Session) -> None:
-        """Write a session as it is now, without its subscriptions."""
-        self._sessions.set(_row(session))
+    def set(self, session: Session, *, known: bool = True) -> None:
+        """Write a session as it is now, without its subscriptions; `known` if it is no new one."""
+        self._sessions.set(_row(session), known=known)
         if session.client is None:
             self.look_at_the_clock()
 

@@ -1,7 +1,8 @@
-"""Wills on disk: those of sessions that end with their connection, while the connection lasts.
+"""Wills on disk: those of sessions that end with their connection, and those that are published.
 
 Where the process dies, connection and session have ended, and the next one publishes them at its
-start (MQTT-3.1.2-8 of 3.1.1). A lasting session has its will in its own row; see `SessionTable`.
+start (MQTT-3.1.2-8 of 3.1.1). A lasting session has its will in its own row, see `SessionTable`,
+until it is due; then it is here until its message is safe.
 """
 
 from __future__ import annotations
@@ -31,19 +32,22 @@ log = logging.getLogger("isthmus.broker")
 class KeptWill(Settler):
     """A will on disk, and where its message comes from when it is published.
 
-    `published` says that this has begun: it is over when the message is safe.
+    `key` is that of its row: the client id and a number, as a client may be back with another will
+    before the message of the first is safe.
     """
 
-    __slots__ = ("_table", "message", "principal", "published")
+    __slots__ = ("_table", "key", "message", "principal")
 
-    def __init__(self, table: WillTable, principal: Principal, message: Message) -> None:
+    def __init__(
+        self, table: WillTable, key: bytes, principal: Principal, message: Message
+    ) -> None:
         super().__init__()
         self.v5 = True  # it can be told codes
         self.bridges = True  # it does not go away as a connection does
         self._table = table
+        self.key = key
         self.principal = principal
         self.message = message
-        self.published = False
 
     def settled(self, receipt: Receipt) -> None:
         """The message is safe, or is refused where it should go."""
@@ -63,75 +67,77 @@ class KeptWill(Settler):
 
 
 class WillTable:
-    """Writes the wills that would else be in memory only.
+    """Writes the wills of sessions that end with their connection, and all that are published.
 
     Nobody waits for that. A change of a row goes to disk in the order of all changes, so nothing
     that a client has published is there without its will.
     """
 
-    __slots__ = ("_table", "_wills")
+    __slots__ = ("_connected", "_next", "_table", "_wills")
 
     def __init__(self, store: Store) -> None:
         self._table = store.table(WILLS)
-        self._wills: dict[str, KeptWill] = {}
+        self._wills: dict[bytes, KeptWill] = {}
+        self._connected: dict[str, KeptWill] = {}
+        self._next = 1
 
     def stored(self) -> list[KeptWill]:
-        """What is on disk, for the start.
+        """What is on disk, for the start; forget each when it has been published.
 
         Raises:
             StoreError: It cannot be read.
         """
         for key, state in self._table.rows():
             try:
+                client_id, _, number = key.rpartition(b"\0")
                 found = json.loads(state)
-                principal = restored_owner(key, found)
-                will = KeptWill(self, principal, restored_will(found["will"]))
-            except (ValueError, KeyError, TypeError):
+                principal = restored_owner(client_id, found)
+                will = KeptWill(self, key, principal, restored_will(found["will"]))
+                self._next = max(self._next, int(number) + 1)
+            except (ValueError, KeyError, TypeError, AttributeError):
                 log.exception("the will of %r on disk is damaged, and is forgotten", key)
                 self._table.remove(key)
             else:
-                self._wills[principal.client_id] = will
+                self._wills[key] = will
         self._table.refill = self._rows
         return list(self._wills.values())
 
     def begin(self, principal: Principal, message: Message | None) -> None:
-        """A session has begun: keep its will, None for none, in place of what its client left."""
-        client_id = principal.client_id
-        before = self._wills.get(client_id)
+        """A session has begun: keep its will, None for none."""
+        self.end(principal.client_id)
         if message is not None:
-            will = self._wills[client_id] = KeptWill(self, principal, message)
-            self._table.set(_row(will), known=before is not None)
-        elif before is not None:
-            self.forget(before)
+            self._connected[principal.client_id] = self.add(principal, message)
 
     def end(self, client_id: str) -> None:
-        """A session has ended: its will is not due any more, unless it is being published."""
-        will = self._wills.get(client_id)
-        if will is not None and not will.published:
+        """A session has ended: its will is not due any more."""
+        will = self._connected.pop(client_id, None)
+        if will is not None:
             self.forget(will)
 
-    def publication(self, client_id: str, message: Message) -> Receipt | None:
-        """`message` is about to be published: what waits until it is safe, None for nothing.
+    def add(self, principal: Principal, message: Message) -> KeptWill:
+        """Keep a will until it is forgotten, whatever its client does."""
+        key = principal.client_id.encode() + b"\0%d" % self._next
+        self._next += 1
+        will = self._wills[key] = KeptWill(self, key, principal, message)
+        self._table.set(_row(will), known=False)
+        return will
 
-        The caller has one hold on it. If the process dies before, it is published once more.
+    def publication(self, principal: Principal, message: Message) -> Receipt | None:
+        """A will is about to be published: what waits until it is safe, None for QoS 0.
+
+        The caller has one hold on it, and takes the will from where it has been until now in the
+        same turn of the loop. If the process dies before it is safe, it is published once more.
         """
-        will = self._wills.get(client_id)
-        if will is None or will.message is not message:
-            return None
         if not message.qos:
-            self.forget(will)
             return None
-        will.published = True
-        receipt = open_receipt(will, PUBACK)
+        receipt = open_receipt(self.add(principal, message), PUBACK)
         receipt.ids.append(b"\0\0")
         return receipt
 
     def forget(self, will: KeptWill) -> None:
-        """Take a will off the disk, unless another has its place."""
-        client_id = will.principal.client_id
-        if self._wills.get(client_id) is will:
-            del self._wills[client_id]
-            self._table.remove(client_id.encode())
+        """Take a will off the disk."""
+        del self._wills[will.key]
+        self._table.remove(will.key)
 
     def _rows(self) -> Iterator[Row]:
         return map(_row, self._wills.values())
@@ -139,8 +145,7 @@ class WillTable:
 
 def _row(will: KeptWill) -> Row:
     state = {**owner_state(will.principal), "will": will_state(will.message)}
-    key = will.principal.client_id.encode()
-    return key, json.dumps(state, separators=(",", ":")).encode()
+    return will.key, json.dumps(state, separators=(",", ":")).encode()
 
 
 def owner_state(principal: Principal) -> dict[str, Any]:

@@ -78,8 +78,8 @@ STEPS = (
     ) WITHOUT ROWID;
     """,
     """
-    CREATE TABLE wills(                         -- of sessions that end with their connection
-      client_id BLOB PRIMARY KEY,
+    CREATE TABLE wills(                         -- of connections, and those that are published
+      key BLOB PRIMARY KEY,                     -- client id, a zero byte, a number
       state BLOB NOT NULL                       -- JSON: whose it is, the message
     ) WITHOUT ROWID;
     """,
@@ -139,7 +139,7 @@ WILLS = Statements(
     2,
     "SELECT * FROM wills",
     "INSERT OR REPLACE INTO wills VALUES {}",
-    "DELETE FROM wills WHERE client_id IN (VALUES {})",
+    "DELETE FROM wills WHERE key IN (VALUES {})",
 )
 
 POOLS = Statements(

@@ -108,7 +108,7 @@ class Store:
         try:
             self._take_logs(self.query(LOGS))
         except ValueError as error:
-            self._begin_anew(f"is damaged ({error})")
+            self._begin_anew(f"is damaged ({error})", logs_are_known=False)
         ((last,),) = self.query("SELECT coalesce(max(id), 0) FROM batches")
         self._next_batch = last + 1
 
@@ -145,13 +145,18 @@ class Store:
         except sqlite3.Error as error:
             if not is_damage(error):
                 raise StoreError(explain(error, self._path)) from error
-            self._begin_anew(f"is damaged ({error})")
+            self._begin_anew(f"is damaged ({error})", logs_are_known=statement != LOGS)
             return self.query(statement)
 
-    def _begin_anew(self, why: str) -> None:
-        """At the start: move the file aside, and make a new one."""
+    def _begin_anew(self, why: str, *, logs_are_known: bool) -> None:
+        """At the start: move the file aside, and make a new one.
+
+        Where the logs of the old one are not known, the new ones have other numbers, and no record
+        of the old file may be taken for one of theirs.
+        """
         self._writer.stop(LONGEST_END_S)
-        self._writer = Writer(self._path, move_aside(self._path, why))
+        moved = move_aside(self._path, why)
+        self._writer = Writer(self._path, moved if logs_are_known else None)
         self._writer.start()
         # What was read before is in memory only.
         self._loop.call_soon(self._refill)

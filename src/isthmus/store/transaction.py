@@ -71,6 +71,7 @@ class Transaction:
         """Delete a row. What never got to the disk leaves nothing to delete there."""
         if (table, key) in self._fresh:
             self._fresh.remove((table, key))
+            self._places.pop((table, key), None)
             del self.changes[table][key]
         else:
             self.changes.setdefault(table, {})[key] = None
