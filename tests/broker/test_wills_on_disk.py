@@ -14,7 +14,7 @@ from test_share_on_disk import Killed
 from isthmus.auth.passwords import create_entry
 from isthmus.store.database import FILE
 from mosquitto import free_port
-from raw import OPEN, Raw, packet, until
+from raw import OPEN, PUBLISH, FarSide, Raw, packet, until
 from running import QUICK, out
 
 CLEAN = {4: {"clean": True}, 5: {"clean": True, "session_expiry": 0}}
@@ -198,6 +198,53 @@ async def test_a_will_takes_the_routes(isthmus, tmp_path, mosquitto):
     near = await isthmus(settings)
     assert (await there.message()).payload == b"offline"
     await there.nothing()
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+@pytest.mark.parametrize("persistence", [True, False])
+async def test_wills_take_the_routes_at_a_clean_stop(
+    isthmus, tmp_path, mosquitto, qos, persistence
+):
+    far = await mosquitto()
+    there = await Raw.client(far.port, "there")
+    await there.subscribe("state/#", qos=1)
+    settings = kept_in(
+        tmp_path,
+        node="edge",
+        connectors={"cloud": {"url": f"127.0.0.1:{far.port}", "reconnect": QUICK}},
+        routes={"up": out("state/#")},
+    )
+    settings["broker"]["persistence"] = persistence
+    near = await isthmus(settings)
+    await near.connected()
+    await near.client("dev", will=("state/dev", b"offline", qos, False))
+    await near.client("kept", will=("state/kept", b"offline", qos, False), **LONG)
+    await near.app.stop()
+    assert {(await there.message()).topic for _ in range(2)} == {"state/dev", "state/kept"}
+    near = await isthmus(settings)
+    await near.connected()
+    await there.nothing()
+
+
+async def test_wills_wait_for_the_far_side_over_a_clean_stop(isthmus, tmp_path):
+    far = FarSide()
+    await far.start()
+    settings = kept_in(
+        tmp_path,
+        node="edge",
+        connectors={"cloud": {"url": f"127.0.0.1:{far.port}", "reconnect": QUICK}},
+        routes={"up": out("state/#")},
+    )
+    await far.stop()
+    near = await isthmus(settings)
+    await near.client("dev", will=OFFLINE)
+    await near.app.stop()
+    assert rows(tmp_path, "wills") == []
+    await far.start()
+    near = await isthmus(settings)
+    there, _ = await far.client()
+    assert (await there.expect(PUBLISH)).payload == b"offline"
+    await far.stop()
 
 
 @pytest.mark.parametrize("most", [1, None])

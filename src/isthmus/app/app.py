@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("isthmus.app")
 
+WILLS_S = 1.0
+"""How long the end waits for far sides to acknowledge the wills of clients that it sends away."""
+
 GOODBYE_S = 0.05
 """One more turn of the loop at the end, so that goodbyes are flushed."""
 
@@ -357,6 +360,12 @@ class App:
                 "publishers that wait for their acknowledgement send them again, the rest is lost",
                 left,
             )
+        if self.store is not None:
+            await self.store.settle()
+        if not left and not any(connector.stored for connector in self.all_connectors()):
+            # No client waits for an acknowledgement any more. Their wills go by the routes.
+            self.broker.shutdown()
+            await settle(self.all_connectors(), WILLS_S)
         self._log_drops()
         if self.store is not None:
             # What is on its way goes to disk, and its publishers hear of it.
@@ -389,10 +398,10 @@ class App:
         self.sys_topics.stop()
         self.status_topics.stop()
         self.log_topics.stop()
+        self.broker.shutdown()  # wills go by the routes, to the disk if there is one
         # Only the routes from here are stopped: a connector that unsubscribed would lose what the
         # far side keeps for its session until the next start.
         self.tables[LOCAL].stop()
-        self.broker.shutdown()
         for connector in self.all_connectors():
             await connector.stop()
         for listener in self.listeners:
