@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 from collections.abc import AsyncIterator
 
@@ -303,14 +304,35 @@ async def test_a_file_that_is_lost_gets_the_wills_again(isthmus, tmp_path):
     assert await wills(near, tmp_path) == [b"dev"]
 
 
-async def test_a_damaged_will_costs_itself_only(isthmus, tmp_path, caplog):
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        (None, "{"),
+        (None, "[" * 100_000),
+        (None, "[]"),
+        ("topic", 3),
+        ("topic", "state/#"),
+        ("topic", ""),
+        ("qos", 3),
+        ("qos", "x"),
+        ("retain", 7),
+        ("payload", None),
+        ("properties", "//8="),
+    ],
+)
+async def test_a_damaged_will_costs_itself_only(isthmus, tmp_path, caplog, part, value):
     near = await isthmus(kept_in(tmp_path))
     await near.client("dev", will=OFFLINE)
     await near.client("other", will=("state/other", b"x", 1, True))
     await near.app.store.settle()
     await crash(near)
     with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as connection:
-        connection.execute("UPDATE wills SET state='{' WHERE key=?", (b"dev\0001",))
+        if part is not None:
+            query = "SELECT state FROM wills WHERE key=?"
+            found = json.loads(connection.execute(query, (b"dev\0001",)).fetchone()[0])
+            found["will"][part] = value
+            value = json.dumps(found)
+        connection.execute("UPDATE wills SET state=? WHERE key=?", (value, b"dev\0001"))
         connection.commit()
     near = await isthmus(kept_in(tmp_path))
     assert "the will of b'dev\\x001' on disk is damaged" in caplog.text

@@ -10,10 +10,7 @@ from isthmus.auth.principal import Principal
 from isthmus.auth.rights import SYS_PREFIX, Writer
 from isthmus.delivery.message import Message
 from isthmus.delivery.queue import orphaned
-from isthmus.errors import MQTTError
-from isthmus.mqtt.packet_type import PacketType
-from isthmus.mqtt.properties import decode, message_expiry
-from isthmus.mqtt.topics import check_name
+from isthmus.mqtt.properties import message_expiry
 
 log = logging.getLogger("isthmus.broker")
 
@@ -60,7 +57,7 @@ class RetainedTable:
             topic, qos, properties, payload, expires, username, client_id, realm = row
             try:
                 _check(row)
-            except (ValueError, TypeError, AttributeError, MQTTError):
+            except ValueError:
                 damaged += 1
                 self._table.remove(topic)
                 continue
@@ -138,18 +135,15 @@ class RetainedTable:
 def _check(row: Row) -> None:
     """Raise what is the matter with a row that was never written so."""
     topic, qos, properties, payload, expires, username, client_id, realm = row
-    check_name(topic)
-    blocks = (properties, payload)
+    Message(topic, payload, qos, True, properties).check()
     writer = [] if client_id is None else [client_id, realm]
     texts = [*writer, *([] if username is None else [username])]
-    if qos not in (0, 1, 2) or not all(isinstance(found, bytes) for found in (*blocks, *texts)):
-        raise ValueError("a retained message has values of wrong kinds")
+    if not all(isinstance(found, bytes) for found in texts):
+        raise ValueError("a retained message has a writer of a wrong kind")
     if not (expires is None or isinstance(expires, float)):
         raise ValueError("a retained message ends at no time")
     for text in texts:
         _text(text)
-    if properties:
-        decode(properties, 0, len(properties), PacketType.PUBLISH)
 
 
 def _bytes(text: str) -> bytes:

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isthmus import clock
 from isthmus.broker.session import NEVER, Session, Subscription
-from isthmus.broker.will_table import owner_state, restored_owner, restored_will, will_state
+from isthmus.broker.will_table import (
+    UNREADABLE,
+    owner_state,
+    restored_owner,
+    restored_will,
+    will_state,
+)
 from isthmus.mqtt.packets import SubscribeOptions
 from isthmus.store.schema import SESSIONS, SUBSCRIPTIONS
 
@@ -92,7 +98,7 @@ class SessionTable:
             wanted = subscriptions.pop(client_id, {})
             try:
                 session = _stored(client_id, json.loads(state), wanted)
-            except (ValueError, KeyError, TypeError):
+            except UNREADABLE:
                 log.exception("the session of %r on disk is damaged, and is forgotten", client_id)
                 self._remove(client_id, wanted)
             else:

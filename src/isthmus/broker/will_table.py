@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("isthmus.broker")
 
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What is raised for a row of JSON that is damaged."""
+
 
 class KeptWill(Settler):
     """A will on disk, and where its message comes from when it is published.
@@ -94,7 +97,7 @@ class WillTable:
                 principal = restored_owner(client_id, found)
                 will = KeptWill(self, key, principal, restored_will(found["will"]))
                 self._next = max(self._next, int(number) + 1)
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except UNREADABLE:
                 log.exception("the will of %r on disk is damaged, and is forgotten", key)
                 self._table.remove(key)
             else:
@@ -158,7 +161,13 @@ def owner_state(principal: Principal) -> dict[str, Any]:
 
 
 def restored_owner(client_id: bytes, state: dict[str, Any]) -> Principal:
-    """Whose it is, from the disk: what a login allowed is not known there."""
+    """Whose it is, from the disk: what a login allowed is not known there.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: It is damaged.
+    """
+    if not (isinstance(state["user"], str | None) and isinstance(state["realm"], str)):
+        raise ValueError("a user has no name")
     return Principal(
         state["user"],
         client_id.decode(),
@@ -179,11 +188,17 @@ def will_state(message: Message) -> dict[str, Any]:
 
 
 def restored_will(state: dict[str, Any]) -> Message:
-    """A will from the disk."""
-    return Message(
+    """A will from the disk.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: It is damaged.
+    """
+    message = Message(
         state["topic"].encode(),
         base64.b64decode(state["payload"]),
         state["qos"],
         state["retain"],
         base64.b64decode(state["properties"]),
     )
+    message.check()
+    return message
