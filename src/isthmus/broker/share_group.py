@@ -21,7 +21,7 @@ from isthmus.broker.session import Session, Subscription, stamp
 from isthmus.broker.shared import Shared
 from isthmus.delivery.outlet import KEEP, LaneOutlet, Outlet, compose
 from isthmus.delivery.queue import Queue, Queued, expiry
-from isthmus.delivery.receipt import Receipt, Settler
+from isthmus.delivery.receipt import PUBACK, Receipt, Settler
 from isthmus.mqtt.properties import PropertyId
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from isthmus.delivery.plan import Plan
     from isthmus.metrics.drops import Drops
     from isthmus.store.log import Log
-
-PUBACK = b"\x40\x02"
 
 EXPIRY = int(PropertyId.MESSAGE_EXPIRY_INTERVAL)
 
@@ -288,16 +286,6 @@ class ShareGroup(Settler):
         """Add the one way to this group; which member it leads to is decided per message."""
         del options, origin
         plan.add(ShareOutlet(self, topic))
-
-    def remembers(self, packet_id: bytes) -> bool:
-        """Nobody repeats what was published here."""
-        return False
-
-    def close_reason(self, reason: str) -> None:
-        """There is no connection to close."""
-
-    def press(self) -> None:
-        """There is no publisher to slow down."""
 
 
 def _own_topic(session: Session, subscription: Subscription, topic: bytes) -> bytes:

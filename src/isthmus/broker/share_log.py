@@ -28,7 +28,7 @@ from isthmus import clock
 from isthmus.broker.shared import Shared
 from isthmus.delivery.publication import unpack
 from isthmus.delivery.queue import ENTRY_OVERHEAD_BYTES, Queued, expiry
-from isthmus.delivery.receipt import PUBREC, Receipt
+from isthmus.delivery.receipt import PUBACK, PUBREC, Receipt
 from isthmus.delivery.record import message, record
 from isthmus.store.log import Part
 
@@ -60,8 +60,6 @@ READ_RETRY_S = 1.0
 
 RENEW_AFTER = 1000
 """So many records that are done may lie behind one that is not, and take room on the disk."""
-
-PUBACK = b"\x40\x02"
 
 NO_IDS: list[bytes] = []
 

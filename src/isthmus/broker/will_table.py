@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from isthmus.auth.grants import EVERYTHING
 from isthmus.auth.principal import Principal
 from isthmus.delivery.message import Message
-from isthmus.delivery.receipt import Settler, open_receipt
-from isthmus.delivery.source import PUBACK
+from isthmus.delivery.receipt import PUBACK, Settler, open_receipt
 from isthmus.store.schema import WILLS
 
 if TYPE_CHECKING:
@@ -56,17 +55,6 @@ class KeptWill(Settler):
         """The message is safe, or is refused where it should go."""
         del receipt
         self._table.forget(self)
-
-    def remembers(self, packet_id: bytes) -> bool:
-        """It is not sent anew by itself."""
-        del packet_id
-        return True
-
-    def close_reason(self, reason: str) -> None:
-        """There is no connection to close."""
-
-    def press(self) -> None:
-        """It is one message only."""
 
 
 class WillTable:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from isthmus import clock
 from isthmus.delivery.dead_letter import DeadLetter, seal
 from isthmus.delivery.queue import expiry
-from isthmus.delivery.receipt import Settler, open_receipt
+from isthmus.delivery.receipt import PUBACK, Settler, open_receipt
 from isthmus.delivery.record import record
 from isthmus.delivery.stored import Stored
 from isthmus.metrics.drops import Drops
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from isthmus.store.log import Log
 
 logger = logging.getLogger("isthmus.delivery")
-
-PUBACK = b"\x40\x02"
 
 UNSTORED_BYTES = 16 << 20
 """What may wait in memory for the disk, beside what comes from an outbox."""
@@ -157,13 +155,3 @@ class Replay(Settler):
         if self.code < 0x80:
             self._letters.remove(self.seq)
         self._ended(self)
-
-    def remembers(self, packet_id: bytes) -> bool:
-        """It is not sent anew by itself."""
-        return True
-
-    def close_reason(self, reason: str) -> None:
-        """There is no connection to close."""
-
-    def press(self) -> None:
-        """One at a time comes anyway."""

@@ -14,7 +14,8 @@ The rules that keep the promise "PUBACK means safe":
 
 from __future__ import annotations
 
-from abc import abstractmethod
+PUBACK = b"\x40\x02"
+"""The first bytes of PUBACK: the prefix of the receipt of QoS 1 messages."""
 
 PUBREC = b"\x50\x02"
 """The first bytes of PUBREC: the prefix of the receipt of a QoS 2 message."""
@@ -39,15 +40,14 @@ class Settler:
     def settled(self, receipt: Receipt) -> None:
         """All messages of `receipt` are safe, or have ended with a code."""
 
-    @abstractmethod
     def remembers(self, packet_id: bytes) -> bool:
         """Whether a repeated QoS 2 PUBLISH with this identifier would be taken for a repetition."""
+        del packet_id
+        return False
 
-    @abstractmethod
     def close_reason(self, reason: str) -> None:
-        """Close the connection for `reason`, at once."""
+        """Close the connection, if there is one, for `reason`, at once."""
 
-    @abstractmethod
     def press(self) -> None:
         """A target has more waiting than it should: send it less for a while, if possible."""
 

@@ -19,7 +19,7 @@ from isthmus import clock
 from isthmus.delivery.endpoint import Origin
 from isthmus.delivery.hops import MARK
 from isthmus.delivery.plan import Plan
-from isthmus.delivery.receipt import PUBREC, Receipt, Settler, open_receipt
+from isthmus.delivery.receipt import PUBACK, PUBREC, Receipt, Settler, open_receipt
 from isthmus.delivery.received_ids import Incoming
 from isthmus.errors import MQTTError
 from isthmus.metrics.traffic import Traffic
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from isthmus.net.timers import Timer
 
 log = logging.getLogger("isthmus.delivery")
-
-PUBACK = b"\x40\x02"
 
 PLANS_PER_LINK = 16_384
 """Plans that one link remembers per generation."""

@@ -19,15 +19,6 @@ class _Kept(Settler):
         super().__init__()
         self.bridges = True
 
-    def remembers(self, packet_id: bytes) -> bool:
-        return False
-
-    def close_reason(self, reason: str) -> None:
-        pass
-
-    def press(self) -> None:
-        pass
-
 
 KEPT = _Kept()
 
