@@ -85,7 +85,7 @@ def test_argon2id(tmp_path: Path) -> None:
 def test_argon2id_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "argon2", None)
     line = "anna:$argon2id$v=19$m=47104,t=1,p=1$c2FsdHNhbHRzYWx0$aGFzaGhhc2hoYXNoaGFzaA"
-    with pytest.raises(ConfigError, match=r"users:1: .*pip install isthmus\[argon2\]"):
+    with pytest.raises(ConfigError, match=r"users:1: .*pip install 'isthmus\[argon2\]'"):
         PasswordFile.load(write(tmp_path, line))
 
 

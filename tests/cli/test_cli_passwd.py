@@ -57,6 +57,26 @@ def test_users_are_added_changed_and_removed(tmp_path: Path) -> None:
     assert [found.name for found in tmp_path.iterdir()] == ["users.txt"]
 
 
+def test_without_the_argon2_library_the_hash_is_pbkdf2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = tmp_path / "missing"
+    missing.mkdir()
+    (missing / "argon2.py").write_text("raise ImportError\n")
+    monkeypatch.setenv("PYTHONPATH", str(missing), prepend=os.pathsep)
+    path = tmp_path / "users.txt"
+    found = passwd(path, "anna")
+    assert found.returncode == 0, found.stderr
+    assert found.stderr.splitlines() == [
+        f"{path}: anna was added",
+        "hashed with sha512-pbkdf2; for argon2id: pip install 'isthmus[argon2]'",
+    ]
+    assert PasswordFile.load(path).verify("anna", b"secret")
+    found = passwd("-H", "argon2id", path, "bert")
+    assert found.returncode == 2
+    assert "use -H sha512-pbkdf2" in found.stderr
+
+
 async def test_mosquitto_reads_the_file(mosquitto: Any, tmp_path: Path) -> None:
     path = tmp_path / "users.txt"
     done("-H", "sha512-pbkdf2", path, "anna")

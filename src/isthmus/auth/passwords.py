@@ -238,13 +238,20 @@ def _create_argon2(password: bytes, salt: bytes | None) -> str:
     return encoded.decode()
 
 
-def _need_argon2() -> None:
+def has_argon2() -> bool:
+    """Whether the library for argon2id is installed."""
     try:
         import argon2  # noqa: F401 - only here, as few need it
     except ImportError:
+        return False
+    return True
+
+
+def _need_argon2() -> None:
+    if not has_argon2():
         raise ValueError(
-            "the hash is argon2id, for which a library is missing: pip install isthmus[argon2]"
-        ) from None
+            "the hash is argon2id, for which a library is missing: pip install 'isthmus[argon2]'"
+        )
 
 
 def _pbkdf2(password: bytes, salt: bytes, iterations: int) -> bytes:

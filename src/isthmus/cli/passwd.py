@@ -18,14 +18,16 @@ def passwd(
         bool, typer.Option("-D", "--delete", help="Remove the user instead.")
     ] = False,
     kind: Annotated[
-        str,
+        str | None,
         typer.Option(
             "-H",
             "--hash",
             metavar="KIND",
-            help="argon2id, or sha512-pbkdf2 for Mosquitto 2.0 and older programs.",
+            help="argon2id, or sha512-pbkdf2 for Mosquitto 2.0 and older programs."
+            "  [default: argon2id if its library is installed]",
+            show_default=False,
         ),
-    ] = KINDS[0],
+    ] = None,
     scram: Annotated[
         bool,
         typer.Option(
@@ -63,12 +65,13 @@ def passwd(
         PasswordFile,
         check_new_username,
         create_entry,
+        has_argon2,
     )
     from isthmus.auth.scram_file import DEFAULT_ITERATIONS as SCRAM_ITERATIONS
     from isthmus.auth.scram_file import ScramFile, create_scram_entry, create_secret
     from isthmus.auth.user_lines import check_with, remove_line, set_line
 
-    if kind not in KINDS:
+    if kind is not None and kind not in KINDS:
         raise typer.BadParameter(f"use {' or '.join(KINDS)}", param_hint="-H")
     try:
         check_new_username(username)
@@ -80,6 +83,11 @@ def passwd(
         typer.echo(f"{file}: {username} was removed", err=True)
         return
     password = _password()
+    note = ""
+    if kind is None and not scram:
+        kind = "argon2id" if has_argon2() else "sha512-pbkdf2"
+        if kind != "argon2id":
+            note = "hashed with sha512-pbkdf2; for argon2id: pip install 'isthmus[argon2]'"
     try:
         if scram:
             rounds = SCRAM_ITERATIONS if iterations is None else iterations
@@ -94,6 +102,8 @@ def passwd(
         raise typer.BadParameter(f"{error}{hint}") from None
     new = set_line(file, username, line, first=create_secret() if scram else None)
     typer.echo(f"{file}: {username} was {'added' if new else 'changed'}", err=True)
+    if note:
+        typer.echo(note, err=True)
 
 
 def _password() -> str:
