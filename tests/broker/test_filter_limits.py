@@ -6,7 +6,19 @@ import struct
 
 import pytest
 
-from raw import CONNACK, DISCONNECT, PUBLISH, Raw, connect_packet, packet, properties, text, until
+from raw import (
+    CONNACK,
+    DISCONNECT,
+    PUBACK,
+    PUBLISH,
+    SUBACK,
+    Raw,
+    connect_packet,
+    packet,
+    properties,
+    text,
+    until,
+)
 
 QUOTA = 0x97
 SUBSCRIBE, UNSUBSCRIBE = 0x82, 0xA2
@@ -198,3 +210,32 @@ async def test_refused_logins_are_counted_by_limit(isthmus, limit, value, how):
     assert await raw.closed() == b""
     assert near.app.broker.limits_met.counts == {limit: 1}
     await good.nothing()
+
+
+# -- levels of topics and filters ----------------------------------------------------------------
+
+
+async def test_names_with_too_many_levels_are_counted_and_logged_by_the_limit(isthmus, caplog):
+    caplog.set_level("INFO", "isthmus.broker")
+    near = await isthmus(limited(topic_levels=3))
+    raw = await near.client("x")
+    raw.send(asking(SUBSCRIBE, 5, "a/b/c", "a/b/c/d"))
+    suback = await raw.expect(SUBACK)
+    assert suback.body[-2:] == bytes([0, 0x8F])
+    assert b"more than 3 levels" in suback.body
+    met = near.app.broker.limits_met.counts
+    assert met == {"topic_levels": 1}
+    raw.publish("a/b/c/d", "m", qos=1, packet_id=9)
+    puback = await raw.expect(PUBACK)
+    assert puback.code == 0x90
+    assert b"more than 3 levels" in puback.body
+    raw.publish("a/b/c/d", "m")
+    await until(lambda: met == {"topic_levels": 3})
+    (line,) = [line for line in caplog.messages if "broker.limits.topic_levels" in line]
+    assert line == (
+        "client 'x': a subscription is refused: more than 3 levels; see broker.limits.topic_levels"
+    )
+    will = await Raw.open(near.port)
+    will.send(connect_packet("w", will=("a/b/c/d", "gone", 0, False)))
+    assert (await will.expect(CONNACK)).code == 0x90
+    assert met == {"topic_levels": 4}

@@ -9,7 +9,18 @@ import time
 import pytest
 
 from isthmus.auth.passwords import create_entry
-from raw import CONNACK, DISCONNECT, Raw, connect_packet, packet, publish_packet, until
+from isthmus.auth.scram_file import create_scram_entry, create_secret
+from raw import (
+    AUTH,
+    CONNACK,
+    DISCONNECT,
+    Raw,
+    connect_packet,
+    packet,
+    properties,
+    publish_packet,
+    until,
+)
 
 pytestmark = pytest.mark.alone
 
@@ -113,10 +124,46 @@ async def test_wrong_logins_are_a_line_per_address_and_counted(isthmus, tmp_path
         raw.send(connect_packet("x", username="anna", password="no"))
         await raw.closed()
         if _ == 0:
-            first = f"client 127.0.0.1:{port} closed: user name or password is wrong (0x86)"
+            first = (
+                f"client 127.0.0.1:{port} closed: user name or password is wrong (0x86): "
+                "user 'anna', client id 'x'"
+            )
     assert near.app.broker.refusals == {0x86: 20}
     (line,) = [line for line in log() if "closed" in line]
-    assert line.startswith(first)
+    assert line == first
+
+
+async def test_names_of_a_refused_login_are_logged_on_one_line_and_short(isthmus, tmp_path, log):
+    path = tmp_path / "users"
+    path.write_text(create_entry("anna", b"pw", iterations=101) + "\n")
+    near = await isthmus({"auth": {"password_file": str(path)}})
+    raw = await Raw.open(near.port)
+    raw.send(connect_packet("i" * 100, username="a'b\"\u202e" + "u" * 1000, password="no"))
+    await raw.closed()
+    (line,) = [line for line in log() if "closed" in line]
+    who = line.partition(" (0x86): ")[2]
+    assert who == (
+        "user 'a\\'b\"\\u202e" + "u" * 59 + f"' and 941 more characters, client id "
+        f"'{'i' * 64}' and 36 more characters"
+    )
+
+
+async def test_a_refused_scram_login_is_logged_with_its_user(isthmus, tmp_path, log):
+    path = tmp_path / "scram"
+    secret, anna = create_secret(), create_scram_entry("anna", "pw", iterations=4096)
+    path.write_text(f"{secret}\n{anna}\n")
+    near = await isthmus({"auth": {"scram": str(path)}})
+    raw = await Raw.open(near.port)
+    method = {"auth_method": "SCRAM-SHA-256", "auth_data": b"n,,n=anna,r=abc"}
+    raw.send(connect_packet("x", **method))
+    await raw.expect(AUTH)
+    wrong = {**method, "auth_data": b"c=biws,r=abc,p=AAAA"}
+    raw.send(packet(0xF0, b"\x18" + properties(**wrong)))
+    assert (await raw.expect(CONNACK)).code == 0x87
+    await raw.closed()
+    (line,) = [line for line in log() if "closed" in line]
+    assert line.endswith("user 'anna', client id 'x'")
+    assert "authentication failed (0x87 not authorized): " in line
 
 
 async def test_addresses_of_ipv6_are_in_brackets(isthmus, log):

@@ -27,10 +27,11 @@ class Login(NamedTuple):
 class Verdict(NamedTuple):
     """The decision of one source about one login.
 
-    `username` is the verified name, None for anonymous clients. `grants` are rights that came with
-    the login and stand in place of the access list. `expires_at` (seconds since the epoch) is when
-    the connection has to end. `by` names the source and `proof` is what it knew of the user: both
-    tell later whether the verdict still holds.
+    `username` is the verified name, None for anonymous clients; of a login that is refused it is
+    the name that was tried, if the source knows it. `grants` are rights that came with the login
+    and stand in place of the access list. `expires_at` (seconds since the epoch) is when the
+    connection has to end. `by` names the source and `proof` is what it knew of the user: both tell
+    later whether the verdict still holds.
     """
 
     allowed: bool

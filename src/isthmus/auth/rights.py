@@ -43,9 +43,13 @@ class Rights:
         self._young = {}
         self._old = {}
 
+    def too_deep(self, name: bytes) -> bool:
+        """Whether a topic or filter has more than `topic_levels` levels."""
+        return name.count(b"/") >= self.topic_levels
+
     def refusal(self, principal: Principal, topic: bytes) -> int:
         """The reason code that forbids `principal` to publish to `topic`, or 0."""
-        if topic.count(b"/") >= self.topic_levels or len(topic) > MAX_STRING:
+        if self.too_deep(topic) or len(topic) > MAX_STRING:
             return 0x90
         if topic.startswith(SYS_PREFIX) and not matches(SYS_WRITABLE, topic):
             return 0x87
@@ -79,7 +83,7 @@ class Rights:
 
     def subscribe_refusal(self, principal: Principal, filter_: bytes) -> int:
         """The reason code that forbids `principal` to subscribe to `filter_`, or 0."""
-        if filter_.count(b"/") >= self.topic_levels or len(filter_) > MAX_STRING:
+        if self.too_deep(filter_) or len(filter_) > MAX_STRING:
             return 0x8F
         decides = self._decides(principal)
         if decides is not None and not decides.may_subscribe(principal, filter_):

@@ -62,7 +62,11 @@ class ScramExchange:
                 return self._first(data.decode())
             return self._final((data or b"").decode())
         except ValueError:  # UnicodeDecodeError and binascii.Error too
-            return Step(None, DENIED)
+            return self._denied()
+
+    def _denied(self) -> Step:
+        """The end; with the name that the client gave, for the log."""
+        return Step(None, DENIED._replace(username=self._username or None))
 
     def _first(self, message: str) -> Step:
         """Take client-first-message, answer with server-first-message."""
@@ -101,7 +105,7 @@ class ScramExchange:
         known = self._users.entry(self._username) is not None
         same = hmac.compare_digest(_value(nonce, "r").encode(), self._server_nonce.encode())
         if not (fits and known and same and _value(binding, "c") == header):
-            return Step(None, DENIED)
+            return self._denied()
         answer = base64.b64encode(hmac.digest(entry.server_key, signed, "sha256"))
         return Step(b"v=" + answer, Verdict(True, self._username, by=KIND, proof=entry))
 

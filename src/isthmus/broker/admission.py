@@ -185,7 +185,9 @@ class Admission:
         if not verdict.by:
             verdict = verdict._replace(by=self._method.name)
         verdict = authenticator.confirm(self._login, verdict)
-        return verdict if verdict.allowed and authenticator.still_good(verdict) else DENIED
+        if verdict.allowed and authenticator.still_good(verdict):
+            return verdict
+        return DENIED._replace(username=verdict.username)  # the log says whom it was about
 
     def _conclude(self, step: Step, verdict: Verdict) -> None:
         client, packet = self._client, self._packet

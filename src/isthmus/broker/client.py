@@ -47,7 +47,7 @@ from isthmus.mqtt.packets import (
 )
 from isthmus.mqtt.properties import Properties, PropertyId
 from isthmus.mqtt.properties import encode as encode_properties
-from isthmus.mqtt.reasons import ReasonCode, describe
+from isthmus.mqtt.reasons import ReasonCode, describe, explanation
 from isthmus.net.peer import peer_network, peer_text
 
 if TYPE_CHECKING:
@@ -71,6 +71,9 @@ LONGEST_EXPIRY_WATCH_S = 3600.0
 
 MOST_UNSAID = 100
 """Answers that wait for the disk before nothing more is done for a client."""
+
+MAX_LOGGED_NAME = 64
+"""Characters of a name in the log that nobody has verified."""
 
 DEAF_CHECK_S = 0.2
 """How often a client that does not read is looked at again."""
@@ -258,9 +261,24 @@ class Client(Source):
         code = 0 if allowed else session.rights.refusal(session.principal, topic)
         if code:
             plan = Plan()
-            plan.add(RefusedOutlet(self._broker.drops, topic, code))
+            meet_limit = None
+            if session.rights.too_deep(topic):
+                levels = session.rights.topic_levels
+                meet_limit = partial(  # without this client: its plans must not hold it
+                    self._broker.limits_met.say,
+                    "topic_levels",
+                    self.origin.client_id,
+                    f"client {self.name}: a message is refused: more than {levels} levels",
+                )
+            plan.add(RefusedOutlet(self._broker.drops, topic, code, meet_limit))
             return plan
         return self._broker.exchange.plan_for(topic, self.origin)
+
+    def explain(self, code: int) -> Properties:
+        """The reason string of an acknowledgement; see `limits.topic_levels`."""
+        levels = self.access.rights.topic_levels
+        text = f"the topic name is not valid, or has more than {levels} levels"
+        return explanation((code,), {ReasonCode.TOPIC_NAME_INVALID: text})
 
     def _publish_guarded(
         self, event: tuple[int, bytes, bytes, bytes, bytes], plan: Plan, receipt: Receipt | None
@@ -353,15 +371,18 @@ class Client(Source):
         """Answer the CONNECT; `properties` are those that the login adds to the CONNACK."""
         enhanced = properties is not None
         if not verdict.allowed:
+            username = packet.username
             if enhanced:
                 error = ProtocolViolation("authentication failed", ReasonCode.NOT_AUTHORIZED)
+                username = verdict.username
             elif packet.username is None:
                 text = "a user name and password, or another login, is needed"
                 error = ProtocolViolation(text, ReasonCode.NOT_AUTHORIZED)
             else:
                 text = "user name or password is wrong"
                 error = ProtocolViolation(text, ReasonCode.BAD_USER_NAME_OR_PASSWORD)
-            self.fail(error)
+            who = f"user {_quoted(username)}, " if username is not None else ""
+            self.fail(error, f"{who}client id {_quoted(packet.client_id)}")
             return
         self.verdict = verdict
         if not enhanced:
@@ -507,6 +528,9 @@ class Client(Source):
             return
         topic = self.entrance.mount + will.topic
         code = self.access.rights.refusal(principal, topic)
+        if code and self.access.rights.too_deep(topic):
+            text = f"the topic of the will has more than {self.access.rights.topic_levels} levels"
+            raise ProtocolViolation(text, code, limit="topic_levels")
         if code:
             raise ProtocolViolation("the client may not publish its will", code)
         settings = self._broker.settings
@@ -594,27 +618,29 @@ class Client(Source):
         else:
             self.leave("client disconnected")
 
-    def fail(self, error: MQTTError) -> None:
-        """Answer `error` as the version allows, and close."""
+    def fail(self, error: MQTTError, who: str = "") -> None:
+        """Answer `error` as the version allows, and close; `who` is for the log only."""
         if self.closed:
             return
         self._broker.count_refusal(error.reason, error.limit)
         text = str(error)
         if error.limit:
             text += f"; see broker.limits.{error.limit}"
-        self._log_end(text, describe(error.reason).rstrip("."))
+        self._log_end(text, describe(error.reason).rstrip("."), who)
         if not self.link.out:
             self.link.touch()
         self.connection.answer(error)
         self.leave(str(error))
 
-    def _log_end(self, reason: str, cause: str) -> None:
-        """Log why we close; `cause` stands for all lines like it."""
+    def _log_end(self, reason: str, cause: str, who: str = "") -> None:
+        """Log why we close; `cause` stands for all lines like it, whoever they name."""
         named = self.session is not None
         text = f"client {self.name} closed: {reason}"
         # Of a reason that is just what its code means, the code is left.
         if more := cause.replace(reason, "").strip():
             text += f" ({more})"
+        if who:
+            text += f": {who}"
         if self.connection.state is State.NEW and (remark := hint(self._first_bytes)):
             text += f"; {remark}"
         self._broker.ends.line(
@@ -688,3 +714,9 @@ class Client(Source):
             self.link.out.append(connection.fitting(packet, connection.version or 4))
         else:
             connection.send(packet)
+
+
+def _quoted(name: str) -> str:
+    """A name that a stranger gave, for the log: in quotes, on one line and short."""
+    left = len(name) - MAX_LOGGED_NAME
+    return repr(name) if left <= 0 else f"{name[:MAX_LOGGED_NAME]!r} and {left} more characters"

@@ -35,6 +35,7 @@ def subscribe(broker: Broker, client: Client, packet: Subscribe) -> None:
     identifiers = packet.properties.get(PropertyId.SUBSCRIPTION_IDENTIFIER)
     identifier = identifiers[0] if identifiers else 0
     codes = []
+    told: dict[int, str] = {}
     retained = []
     changed = False
     for own, asked in packet.filters:
@@ -50,6 +51,7 @@ def subscribe(broker: Broker, client: Client, packet: Subscribe) -> None:
             options = replace(options, no_local=True, retain_as_published=True)
         new = filter_ not in session.subscriptions
         code = _refusal(broker, client, filter_, bare, shared=group is not None)
+        told |= _too_deep(broker, client, bare) if code == ReasonCode.TOPIC_FILTER_INVALID else {}
         if wide and session.mount and not session.mount.endswith(b"/"):
             code = ReasonCode.TOPIC_FILTER_INVALID  # a wildcard is a whole level
         if not code:
@@ -71,7 +73,7 @@ def subscribe(broker: Broker, client: Client, packet: Subscribe) -> None:
         codes.append(code)
 
     def answer() -> None:
-        client.respond(Suback(packet.packet_id, codes, explanation(codes)))
+        client.respond(Suback(packet.packet_id, codes, explanation(codes, told)))
         for filter_, subscription in retained:
             if session.subscriptions.get(filter_) is not subscription:
                 continue  # it has changed while this waited for the disk
@@ -134,6 +136,21 @@ def _refusal(broker: Broker, client: Client, filter_: bytes, bare: bytes, *, sha
             )
             return ReasonCode.QUOTA_EXCEEDED
     return session.rights.subscribe_refusal(session.principal, bare)
+
+
+def _too_deep(broker: Broker, client: Client, bare: bytes) -> dict[int, str]:
+    """What a client is told of a filter beyond `limits.topic_levels`, which is counted."""
+    session = client.session
+    assert session is not None
+    if not session.rights.too_deep(bare):
+        return {}
+    text = f"more than {session.rights.topic_levels} levels"
+    broker.limits_met.say(
+        "topic_levels",
+        client.origin.client_id,
+        f"client {client.name}: a subscription is refused: {text}",
+    )
+    return {ReasonCode.TOPIC_FILTER_INVALID: text}
 
 
 def _limit_met(limits: LimitSettings, session: Session, filter_: bytes) -> str:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from isthmus.delivery.received_ids import ReceivedIds
     from isthmus.mqtt.codec import Event
     from isthmus.mqtt.connection import Connection
+    from isthmus.mqtt.properties import Properties
     from isthmus.net.link import Link
     from isthmus.net.timers import Timer
 
@@ -454,9 +455,13 @@ class Source(Settler):
             if code:
                 self._forget_hops((packet_id,))
             if self.v5 or code < 0x80:
-                answer = record(int.from_bytes(packet_id, "big"), code, explanation((code,)))
+                answer = record(int.from_bytes(packet_id, "big"), code, self.explain(code))
                 packets.append(self.connection.fitting(answer, version))
         return packets
+
+    def explain(self, code: int) -> Properties:
+        """The reason string of an acknowledgement with `code`."""
+        return explanation((code,))
 
     def remembers(self, packet_id: bytes) -> bool:
         """Whether a repeated QoS 2 PUBLISH with this identifier would be taken for a repetition."""

@@ -6,7 +6,7 @@ and the tests read it.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from enum import IntEnum
 from typing import Final
 
@@ -187,15 +187,16 @@ def return_code(reason: int) -> ReturnCode:
     return RETURN_CODES.get(reason, ReturnCode.SERVER_UNAVAILABLE)
 
 
-def explanation(codes: Collection[int]) -> Properties:
+def explanation(codes: Collection[int], told: Mapping[int, str] | None = None) -> Properties:
     """The reason string of an answer with these codes; nothing where all of them say yes.
 
-    Each refusal stands in it once, in the order of the codes.
+    Each refusal stands in it once, in the order of the codes. `told` has better words for some.
     """
     if max(codes) <= ReasonCode.GRANTED_QOS_2:
         return {}
     refusals = dict.fromkeys(code for code in codes if code > ReasonCode.GRANTED_QOS_2)
-    return {PropertyId.REASON_STRING: "; ".join(_TABLE[code][1] for code in refusals)}
+    words = ((told or {}).get(code) or _TABLE[code][1] for code in refusals)
+    return {PropertyId.REASON_STRING: "; ".join(words)}
 
 
 def describe(code: int, version: int = 5) -> str:
