@@ -205,9 +205,15 @@ def test_a_key_never_gets_onto_a_disk(pki, store, monkeypatch):
         ({"pkcs12": {"content": "no base 64!"}}, "pkcs12: the given content"),
         ({"jks": "half.jks", "pkcs12": None}, "jks: .*half.jks: it is damaged"),
         ({"pkcs12": "empty.p12", "store_password": "x"}, "holds no private key"),
+        (
+            {"jks": "client.pem", "pkcs12": None},
+            "jks: .*: it is a PEM file, .*'certificate'.*'key'",
+        ),
+        ({"ca": "empty.p12", "pkcs12": None}, r"ca: .*PKCS#12.*keytool -exportcert -rfc .*\.p12"),
     ],
 )
 def test_stores_that_cannot_be_used(pki, store, change, text):
+    (pki.folder / "client.pem").write_bytes(pki.client.read_bytes())
     (pki.folder / "half.jks").write_bytes(b"\xfe\xed\xfe\xed\0\0\0\2\0\0\0\1")
     certificate = x509.load_pem_x509_certificate(pki.client.read_bytes())
     (pki.folder / "empty.p12").write_bytes(

@@ -19,6 +19,7 @@ from isthmus.net.key_material import (
     AUTHORITY_ENDINGS,
     as_file,
     check_readable,
+    is_der,
     is_java_store,
     read,
     store_pem,
@@ -283,7 +284,13 @@ def _load_authorities(context: ssl.SSLContext, key: str, source: Source) -> None
             with as_file(data) as path:
                 context.load_verify_locations(path)
         except ssl.SSLError as error:
-            raise ConfigError(f"{key}: {part} holds no PEM certificate") from error
+            text = f"{key}: {part} holds no PEM certificate"
+            if is_der(data):
+                text += (
+                    "; of a PKCS#12 store, write the certificates as PEM first: keytool "
+                    f"-exportcert -rfc -alias ALIAS -keystore {part} -file ca.pem"
+                )
+            raise ConfigError(text) from error
 
 
 def _load_java_authorities(context: ssl.SSLContext, key: str, source: Source, data: bytes) -> None:

@@ -24,8 +24,12 @@ AUTHORITY_ENDINGS = (".pem", ".crt", ".cer")
 MAX_FILE_BYTES = 16 << 20
 """Revocation lists are the biggest of these files; more is the wrong path."""
 
+_PEM = b"-----BEGIN "
 _JKS, _JCEKS = b"\xfe\xed\xfe\xed", b"\xce\xce\xce\xce"
 """How the stores begin that Java wrote before version 9. Their content tells, not their name."""
+
+_DER_SEQUENCE = 0x30
+"""How a PKCS#12 store begins, and a certificate in DER."""
 
 
 def check_readable(key: str, source: Source) -> None:
@@ -96,6 +100,11 @@ def store_pem(settings: TLSSettings) -> bytes:
             data = base64.b64decode(data, validate=False)
         except binascii.Error as error:
             raise ConfigError(f"{key}: {source} is no base64") from error
+    if data.lstrip().startswith(_PEM):
+        raise ConfigError(
+            f"{key}: {source}: it is a PEM file, and no store; give it as 'certificate', and the "
+            "file of its private key as 'key'"
+        )
     passwords = _text(settings.store_password), _text(settings.key_password)
     if is_java_store(key, source, data):
         from isthmus.net import jks  # only who has such a store pays for it
@@ -121,6 +130,11 @@ def is_java_store(key: str, source: Source, data: bytes) -> bool:
             "-deststoretype PKCS12"
         )
     return data.startswith(_JKS)
+
+
+def is_der(data: bytes) -> bool:
+    """Whether it is no text, but what a PKCS#12 store or a certificate in DER begins with."""
+    return data[:1] == bytes((_DER_SEQUENCE,)) and data[1:2] >= b"\x80"
 
 
 def _text(secret: Secret | None) -> str | None:
