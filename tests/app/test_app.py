@@ -15,7 +15,7 @@ import pytest
 
 from isthmus.errors import ConfigError
 from mosquitto import free_port, listens
-from raw import PUBLISH, Raw, ack_packet, until
+from raw import PUBACK, PUBLISH, Raw, ack_packet, until
 from running import Isthmus, back, bridge, out
 
 
@@ -91,6 +91,25 @@ async def test_a_stop_says_what_was_dropped(isthmus, caplog):
     with caplog.at_level("INFO"):
         await near.app.stop()
     assert "connector cloud: dropped since the start: link_down 1" in caplog.text
+
+
+async def test_a_stop_says_what_became_dead_letters(isthmus, tmp_path, far, caplog):
+    configuration = bridge(far.port, routes={"out": out("out/#")})
+    near = await isthmus({**configuration, "broker": {"data": str(tmp_path / "data")}})
+    there, _ = await far.client()
+    client = await near.client("here", 4)
+    for _ in range(3):
+        client.publish("out/1", "x", 1)
+        got = await there.expect(PUBLISH)
+        there.send(ack_packet(PUBACK, got.packet_id, 0x87))
+        await client.expect(PUBACK)
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        await near.app.stop()
+    text = (
+        "connector cloud: put aside as dead letters since the start: refused_0x87 3; 3 are on disk"
+    )
+    assert text in caplog.text
 
 
 async def test_a_stop_does_not_wait_for_a_far_side_that_is_down(isthmus):

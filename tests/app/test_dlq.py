@@ -90,7 +90,8 @@ async def test_with_a_running_process(process: Reloadable, far: FarSide, tmp_pat
     there.send(ack_packet(PUBACK, got.packet_id, 0x97 + 2))
     assert "0 message(s) published again" in await replayed
     assert await dlq(process, "drop", "cloud", "--all") == "1 message(s) deleted\n"
-    assert await dlq(process, "list") == ""
+    assert await dlq(process, "list") == "isthmus: no dead letters\n"
+    assert (await process.command("list", "--json", name="dlq"))[1] == ""
     assert "of a connector 'nobody'" in await dlq(process, "list", "nobody", code=1)
     assert "by its number, or all of them" in await dlq(process, "drop", "cloud", code=2)
 
@@ -133,7 +134,7 @@ async def test_where_no_process_runs(process: Reloadable, far: FarSide, tmp_path
     exported = await process.command("export", data, name="store")
     assert [json.loads(line)["reason"] for line in exported[1].splitlines()] == ["refused_0x87"] * 2
     assert await dlq(process, "drop", "cloud", "--all", "--data", data) == "2 message(s) deleted\n"
-    assert await dlq(process, "list", "--data", data) == ""
+    assert await dlq(process, "list", "--data", data) == "isthmus: no dead letters\n"
     assert (await process.command("check", data, name="store"))[0] == 0
 
 

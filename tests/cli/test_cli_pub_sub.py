@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from commands import isthmus_command
 
+from isthmus.cli import listener
 from isthmus.cli.main import main
 from mosquitto import command, free_port
 from raw import (
@@ -18,9 +20,11 @@ from raw import (
     PUBLISH,
     PUBREC,
     PUBREL,
+    SUBSCRIBE,
     Raw,
     ack_packet,
     grant,
+    packet,
     publish_packet,
     until,
 )
@@ -276,6 +280,58 @@ async def test_sub_ends_when_it_is_refused_for_good(far, start, code: int) -> No
     assert ended.status == 1
     assert f"cannot connect: CONNACK: 0x{code:02X}" in ended.errors
     assert "  try: " in ended.errors
+
+
+async def test_sub_ends_when_its_subscribe_is_answered_with_a_quota(far, start) -> None:
+    sub = await start("sub", "-p", str(far.port), "a")
+    peer, _ = await far.client()
+    await peer.expect(SUBSCRIBE)
+    peer.send(packet(0xE0, b"\x97\x00"))
+    ended = await sub.end()
+    assert (ended.status, ended.errors) == (
+        1,
+        "isthmus: cannot subscribe: the broker disconnected: 0x97 a quota is used up\n",
+    )
+
+
+async def test_sub_waits_longer_while_no_connection_lasts(monkeypatch) -> None:
+    now, connections, pauses = 0.0, 0, []
+
+    class Gone:
+        def __init__(self) -> None:
+            self.ended = self.opened = asyncio.get_running_loop().create_future()
+            self.ended.set_result(SimpleNamespace(session_present=False))
+
+        def disconnect(self, *_: object) -> None:
+            """There is nothing left to close."""
+
+    class Broker:
+        async def open(self) -> Gone:
+            return Gone()
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        pauses.append(seconds)
+
+    async def lost(_: object) -> int | None:
+        nonlocal connections, now
+        connections += 1
+        if connections == 200:
+            now += listener.STEADY_S
+        return 0 if connections == 201 else None
+
+    monkeypatch.setattr("isthmus.net.backoff.random.uniform", lambda low, high: high)
+    monkeypatch.setattr(listener.clock, "monotonic", lambda: now)
+    monkeypatch.setattr("asyncio.sleep", sleep)
+    monkeypatch.setattr(listener, "complain", lambda text: None)
+    monkeypatch.setattr(listener, "escape", str)
+    greeting = SimpleNamespace(goodbye={}, goodbye_code=0)
+    found = listener.Listener(greeting, None, SimpleNamespace(done=asyncio.Future()))
+    monkeypatch.setattr(found, "_listen", lost)
+    monkeypatch.setattr(listener, "opened", lambda dialer, _: dialer.open())
+    assert await found.run(Broker()) == 0
+    assert (pauses[0], pauses[198], pauses[199]) == (0.5, 30.0, 0.5)
 
 
 async def test_sub_says_why_it_is_not_connected_yet(far, start) -> None:

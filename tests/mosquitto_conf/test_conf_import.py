@@ -112,3 +112,13 @@ async def test_a_file_that_is_wrong_writes_nothing(tmp_path: Path) -> None:
     status, out, errors = await imported(str(file))
     assert (status, out) == (2, "")
     assert errors == f"isthmus: {file}:1: there is no option 'bogus'\n"
+
+
+async def test_what_is_wrong_is_said_in_the_order_of_the_lines(tmp_path: Path) -> None:
+    file = tmp_path / "mosquitto.conf"
+    file.write_text("connection far\nmax_keepalive x\nbogus x\n" + "\n" * 6 + "listener x\n")
+    status, out, errors = await imported(str(file))
+    assert (status, out) == (2, "")
+    lines = [int(line.split(":")[2]) for line in errors.splitlines()]
+    assert len(lines) > 2
+    assert lines == sorted(lines)

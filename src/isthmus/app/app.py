@@ -387,6 +387,15 @@ class App:
             if drops.counts:
                 counts = ", ".join(f"{reason} {count}" for reason, count in drops.counts.items())
                 log.info("%s: dropped since the start: %s", drops.place, counts)
+        for connector in self.all_connectors():
+            letters = connector.dead_letters
+            if letters is not None and letters.put_aside.counts:
+                put_aside = letters.put_aside
+                counts = ", ".join(
+                    f"{reason} {count}" for reason, count in put_aside.counts.items()
+                )
+                text = "%s: %s since the start: %s; %d are on disk"
+                log.info(text, put_aside.place, put_aside.what, counts, len(letters))
         met = self.broker.limits_met.counts
         if met:
             counts = ", ".join(f"{limit} {count}" for limit, count in met.items())

@@ -101,6 +101,7 @@ class Client:
     Attributes:
         opened: Becomes the CONNACK, or ConnectError.
         ended: Becomes the reason why the connection ended.
+        goodbye_code: The code of the broker's DISCONNECT, None without one.
         on_settled: Called when an acknowledgement has come.
         settled: Messages of QoS 1 and 2 whose exchange is over.
         refused: Why messages were refused, in words -> how many.
@@ -133,6 +134,7 @@ class Client:
         self.window = Window(max_inflight)
         self.opened: asyncio.Future[Connack] = loop.create_future()
         self.ended: asyncio.Future[str] = loop.create_future()
+        self.goodbye_code: int | None = None
         self.on_settled: Callable[[], None] | None = None
         self.settled = 0
         self.refused: Counter[str] = Counter()
@@ -282,6 +284,7 @@ class Client:
             self._connected(event)
         elif isinstance(event, Disconnect):
             said = _said(event.code, _reason(event))
+            self.goodbye_code = event.code
             self._leave(f"the broker disconnected: {describe(event.code)}{said}")
         elif isinstance(event, MQTTError):
             self._fail(event)

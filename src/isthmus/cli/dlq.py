@@ -87,8 +87,10 @@ def listing(
         names = [log["connector"] for log in desk.logs()]
         if connector is not None and connector not in names:
             raise NoSuchLetter(f"there are no dead letters of a connector '{connector}'")
+        found = False
         for name in names if connector is None else [connector]:
             for letter in desk.letters(name):
+                found = True
                 if as_json:
                     typer.echo(json.dumps({"connector": name, **letter}, ensure_ascii=False))
                 elif "damaged" in letter:
@@ -96,6 +98,8 @@ def listing(
                 else:
                     what = " ".join(str(letter[key]) for key in ("number", "at", "reason", "topic"))
                     typer.echo(escape(f"{name} {what} {letter['size']}"))
+    if not found:
+        typer.echo("isthmus: no dead letters", err=True)  # the list itself is for programs too
 
 
 @dlq.command()

@@ -47,12 +47,13 @@ def import_mosquitto(
     \b
     Exit status: 0 done; 1 done, but something was refused; 2 FILE is wrong.
     """  # noqa: D301
+    from isthmus.app.mosquitto.loading import in_order
     from isthmus.app.mosquitto.translation import translate
     from isthmus.app.mosquitto.yaml_text import yaml_text
 
     draft = translate(file)
     if draft.problems:
-        raise ConfigError(*draft.problems)
+        raise ConfigError(*in_order(draft.problems))
     text = yaml_text(draft, str(file))
     if output is None:
         typer.echo(text, nl=False)

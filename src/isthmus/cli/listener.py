@@ -41,6 +41,12 @@ RETRY_MIN_S = 0.5
 RETRY_MAX_S = 30.0
 """The waits before a lost connection is made again."""
 
+STEADY_S = 10.0
+"""How long a connection has to last before the waits begin again with the shortest."""
+
+NEVER_SUBSCRIBED = frozenset({0x81, 0x82, 0x87, 0x8F, 0x95, 0x97, 0x9E, 0xA1, 0xA2})
+"""Codes of a DISCONNECT in answer to SUBSCRIBE that come again whenever it is sent again."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
@@ -134,19 +140,21 @@ class Listener:
         try:
             while True:
                 self._client = client
+                since = clock.monotonic()
                 status = await self._listen(client)
                 if status is not None:
                     return status
                 complain(
                     f"the connection was lost: {escape(client.ended.result())}; connecting again"
                 )
+                if clock.monotonic() - since >= STEADY_S:
+                    backoff.reset()
                 client = await self._again(dialer, backoff)
                 kept = client.opened.result().session_present
                 complain(
                     "connected again"
                     + ("" if kept else "; what was published meanwhile is missing here")
                 )
-                backoff.reset()
         finally:
             if not done.done():
                 done.cancel()
@@ -178,8 +186,12 @@ class Listener:
             return done.result()  # what a session held came with the CONNACK
         try:
             status = await self._ask(client)
-        except LinkClosed:
-            return done.result() if done.done() else None
+        except LinkClosed as error:
+            if done.done():
+                return done.result()
+            if client.goodbye_code in NEVER_SUBSCRIBED:
+                raise CommandError(f"cannot subscribe: {error}") from None
+            return None
         if status is not None:
             return status
         either: set[asyncio.Future[Any]] = {done, client.ended}

@@ -51,8 +51,13 @@ def load(
         told = [one for one in found.values() if not problems or _is_set(draft.data, one.loc)]
         problems += _sentences(draft, told, path)
     if settings is None or problems:
-        raise ConfigError(*sorted(problems, key=_place))
+        raise ConfigError(*in_order(problems))
     return Loaded(settings, draft.notes, lambda loc: _where(draft, loc, path))
+
+
+def in_order(problems: Iterable[str]) -> list[str]:
+    """Problems by the file and the line that they begin with."""
+    return sorted(problems, key=_place)
 
 
 def _place(problem: str) -> tuple[str, int]:
