@@ -122,7 +122,7 @@ async def test_a_stop_does_not_wait_for_a_far_side_that_is_down(isthmus):
 
 
 async def test_the_demonstration_goes_elsewhere_where_a_port_is_taken():
-    from isthmus.app.demo import free_address
+    from isthmus.app.demo import elsewhere, free_address
 
     free = f"127.0.0.1:{free_port()}"
     assert free_address(free) == free
@@ -131,6 +131,8 @@ async def test_the_demonstration_goes_elsewhere_where_a_port_is_taken():
         other = free_address(wanted)
         assert other != wanted
         assert other.startswith("127.0.0.1:")
+    assert elsewhere(free, free) == ""
+    assert elsewhere(wanted, other) == f"{wanted} is taken, so it is {other} here.\n"
 
 
 async def test_the_demonstration_carries_messages_both_ways(isthmus):

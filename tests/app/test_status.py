@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,8 +22,8 @@ from reloadable import Reloadable
 from isthmus.amounts import duration, size
 from isthmus.auth.passwords import create_entry
 from isthmus.cli.status_table import is_well, table
-from mosquitto import Mosquitto, free_port
-from raw import OPEN, Raw, publish_packet
+from mosquitto import Mosquitto, free_port, listens
+from raw import OPEN, Raw, publish_packet, until
 
 PASSWORD = "CANARY-31"
 
@@ -94,6 +95,35 @@ async def test_it_follows_the_far_side(process: Reloadable, mosquitto: Any, tmp_
     write_password(tmp_path, "another")
     await real.start()
     await said(process, 1, "cloud: refused: ", "uthori")
+
+
+async def test_several_processes_are_listed_with_their_files(process: Reloadable) -> None:
+    await process.start({"listeners": [{"bind": f"127.0.0.1:{free_port()}"}]})
+    other = Reloadable(process.file.parent, "other.yaml")
+    first, own = process.process, process.file
+    shutil.rmtree(other.runtime)
+    other.env, other.runtime = process.env, process.runtime
+    port = free_port()
+    try:
+        await other.start({"listeners": [{"bind": f"127.0.0.1:{port}"}]})
+        await until(lambda: listens(port), 15)
+        await until(lambda: len(process.sockets) == 2, 15)
+        own.unlink()  # else the command would mean this one
+        code, text = await status(process)
+        assert first is not None and other.process is not None
+        assert code == 2
+        assert f"{first.pid} ({own})" in text
+        assert f"{other.process.pid} ({other.file})" in text
+    finally:
+        other.end()
+
+
+async def test_a_look_for_the_process_is_no_failed_request(process: Reloadable) -> None:
+    await process.start(
+        {"listeners": [{"bind": f"127.0.0.1:{free_port()}"}], "log": {"level": "debug"}}
+    )
+    assert (await status(process, process.file))[0] == 0
+    assert "was not answered" not in process.log
 
 
 async def test_json_is_the_whole_answer(

@@ -271,3 +271,16 @@ async def test_the_commands_of_the_demonstration_work(start) -> None:
     finally:
         for app in reversed(apps):
             await app.close()
+
+
+async def test_the_status_of_the_demonstration(start, tmp_path: Path) -> None:
+    env = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    process: Command = await start("demo", env=env)
+    assert process.process.stdout is not None
+    async with asyncio.timeout(15):
+        while b"Ctrl-C" not in await process.process.stdout.readline():
+            pass
+    ended = await isthmus_command("status", env=env)
+    assert "node site-7" in ended.text, ended.errors
+    ended = await isthmus_command("reload", env=env)
+    assert "knows no such request" in ended.errors

@@ -84,6 +84,8 @@ class Control:
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
                 line = await reader.readline()
+            if not line:
+                return  # a look whether somebody listens, as each command takes one first
             writer.write(json.dumps(await self._answer_to(line)).encode() + b"\n")
             await writer.drain()
         except (TimeoutError, ValueError, OSError) as error:

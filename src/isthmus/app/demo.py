@@ -21,12 +21,20 @@ Try it, each line in a terminal of its own:
   isthmus sub -v --url {near} 'control/#'             # listen here
   isthmus pub --url {far} control/valve/1 open        # arrives here
 
+  isthmus status                                # what the near broker does
+  isthmus top                                   # the same, live
+
 Any MQTT client will do. What it counts, for Prometheus or a browser, is at
 
   http://{http}/metrics
 
 Ctrl-C stops it.
 """
+
+
+def elsewhere(wanted: str, found: str) -> str:
+    """A line that says where a part of the demonstration went; empty if nothing was in its way."""
+    return "" if wanted == found else f"{wanted} is taken, so it is {found} here.\n"
 
 
 def free_address(wanted: str) -> str:

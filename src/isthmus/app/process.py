@@ -57,7 +57,8 @@ async def serve(
 
     They start in order and stop in the opposite one. `ready` is called when all of them run. A
     second signal stops without waiting for messages. `read` reads the one configuration again, on
-    SIGHUP and for `isthmus reload`; `file` is where it stands.
+    SIGHUP and for `isthmus reload`; `file` is where it stands. `isthmus status` and `isthmus dlq`
+    are answered for the last one.
 
     Raises:
         ConfigError: one of them cannot start; none is left running.
@@ -83,20 +84,16 @@ async def serve(
             app = App(settings)
             await app.start()
             apps.append(app)
+        last = apps[-1]
+        last.status.file = file
+        handlers = {"status": last.status.answer, "dlq": DeadLetterDesk(last).answer}
         if read is not None:
-            rereading = Rereading(apps[0], read, file)
+            rereading = Rereading(last, read, file)
             if hasattr(signal, "SIGHUP"):
                 loop.add_signal_handler(signal.SIGHUP, rereading.soon)
-            status = apps[0].status
-            requests = Requests(
-                {
-                    "reload": rereading.answer,
-                    "status": status.answer,
-                    "dlq": DeadLetterDesk(apps[0]).answer,
-                }
-            )
-            control = Control(requests.answer)
-            await control.open(apps[0].settings.broker.data, file)
+            handlers["reload"] = rereading.answer
+        control = Control(Requests(handlers).answer)
+        await control.open(last.settings.broker.data, file)
         ready()
         await stopping.wait()
         log.info("stopping")

@@ -11,6 +11,8 @@ from isthmus.app.asking import DONE
 from isthmus.clock import iso
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from isthmus.app.app import App
     from isthmus.net.timers import Timer
 
@@ -19,10 +21,14 @@ LOOK_EVERY_S = 1.0
 
 
 class Status:
-    """The status of an application; it changes nothing."""
+    """The status of an application; it changes nothing.
+
+    `file` is the configuration that the process was started with, where there is one.
+    """
 
     def __init__(self, app: App) -> None:
         self._app = app
+        self.file: Path | None = None
         self._started = clock.monotonic()
         self._started_at = clock.wall()
         self._timer: Timer | None = None
@@ -55,6 +61,7 @@ class Status:
             "process": {
                 "version": __version__,
                 "pid": os.getpid(),
+                "file": None if self.file is None else str(self.file.absolute()),
                 "node": app.settings.node,
                 "at": iso(clock.wall()),
                 "uptime_s": round(clock.monotonic() - self._started, 3),

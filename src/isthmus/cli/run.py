@@ -138,15 +138,18 @@ def demo() -> None:
 
     On ports 1883, 1884 and 8080 (HTTP) of this machine, or where they are taken on free ones.
     """
-    from isthmus.app.demo import FAR, NEAR, TEXT, demonstration, free_address
+    from isthmus.app.demo import FAR, NEAR, TEXT, demonstration, elsewhere, free_address
     from isthmus.app.event_loop import run_in_loop
     from isthmus.app.process import serve
     from isthmus.log import configure
     from isthmus.web.settings import DEFAULT_HTTP_BIND
 
     configure("info", "text")
-    near, far, http = map(free_address, (NEAR, FAR, DEFAULT_HTTP_BIND))
+    wanted = NEAR, FAR, DEFAULT_HTTP_BIND
+    near, far, http = map(free_address, wanted)
+    moved = "".join(map(elsewhere, wanted, (near, far, http)))
     text = TEXT.format(near=near, far=far, http=http).replace("  isthmus ", f"  {_program()} ")
+    text = f"{moved}\n{text}" if moved else text
     run_in_loop(serve(demonstration(near, far, http), ready=lambda: typer.echo(text)))
 
 

@@ -11,6 +11,9 @@ from isthmus.errors import ConfigError
 
 DEFAULT_FILE = Path("isthmus.yaml")
 
+DESCRIBE_TIMEOUT_S = 1.0
+"""For each of several processes to say which file it runs."""
+
 FileArgument = Annotated[
     Path | None,
     typer.Argument(
@@ -62,9 +65,21 @@ def socket_of(
             f"there is no process {wanted} that this user may reach; is it running, and as you?"
         )
     if len(found) > 1:
-        numbers = ", ".join(path.name.partition("-")[0] for path in found)
+        numbers = ", ".join(map(_described, found))
         raise ControlError(f"there are several processes {wanted}; name one by --pid: {numbers}")
     return found[0]
+
+
+def _described(path: Path) -> str:
+    """The number of a process, and what it was started with, if it says so soon."""
+    from isthmus.app.asking import ControlError, ask
+
+    number = path.name.partition("-")[0]
+    try:
+        file = ask(path, {"request": "status"}, timeout_s=DESCRIBE_TIMEOUT_S)["process"]["file"]
+    except (ControlError, LookupError, TypeError):
+        return number
+    return f"{number} ({file or 'without a file'})"
 
 
 def _in_data_folder(file: Path, name: str) -> list[Path]:
