@@ -110,7 +110,8 @@ async def test_several_processes_are_listed_with_their_files(process: Reloadable
         await until(lambda: len(process.sockets) == 2, 15)
         own.unlink()  # else the command would mean this one
         code, text = await status(process)
-        assert first is not None and other.process is not None
+        assert first is not None
+        assert other.process is not None
         assert code == 2
         assert f"{first.pid} ({own})" in text
         assert f"{other.process.pid} ({other.file})" in text

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from chaos_course import Chaos, Course
 from chaos_nine import WINDOW, NineCourse, NineFaults
-from chaos_report import course_rows, failures, nine_failures, nine_rows
+from chaos_report import NINE_NOTE, course_rows, failures, nine_failures, nine_rows
 from chaos_world import KINDS
 
 from bench import machine, report
@@ -109,7 +109,8 @@ def main() -> int:
             courses[system], results[system], wrong[system] = run(options, system, folder)
     head, body = nine_rows(results) if options.nine else course_rows(results)
     verdicts = [f"{system}: {'; '.join(wrong[system]) or 'pass'}" for system in systems]
-    text = [*report.table(head, body), "", *(f"- {verdict}" for verdict in verdicts)]
+    note = [NINE_NOTE, ""] if options.nine else []
+    text = [*report.table(head, body), "", *note, *(f"- {verdict}" for verdict in verdicts)]
     print("\n".join(text))
     if options.save:
         where = machine.describe()

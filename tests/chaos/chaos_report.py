@@ -101,6 +101,12 @@ def nine_rows(results: Mapping[str, NineResult]) -> tuple[list[str], list[list[s
     return head, body
 
 
+NINE_NOTE = (
+    "What is acknowledged in the turn of one fault may arrive in the next, so the two figures of a "
+    "row may differ without a loss; only `lost` counts what never arrived."
+)
+
+
 def _seconds(times_s: list[float]) -> str:
     longest_s = longest(times_s)
     return f"{longest_s:.2f}" if longest_s >= 0 else "never"

@@ -62,15 +62,23 @@ def test_routes_that_match_exclude_map_and_join(monkeypatch, capsys, tmp_path: P
             "  route up2 (sensor/+/t): to cloud as site-7/sensor/1/t; joined with route up, which "
             "leads to the same place"
         ),
-        "  route copy (sensor/#): to local as copy/1, also for clients that have subscribed",
+        "  route copy (sensor/#): to local as copy/1",
         "  at local, copy/1:",
         "    route log (copy/#): to audit as auditor/copy/1",
         "result:",
         f"  cloud gets site-7/sensor/1/t with QoS 1, by connection {by}",
         "  audit gets auditor/copy/1 with QoS 1, retained",
         "  kept as a retained message at local",
+        "  clients of this broker that have subscribed get copy/1",
         "  PUBACK is sent when cloud and audit have acknowledged it",
     ]
+
+
+def test_a_message_of_a_connector_ends_with_the_clients(monkeypatch, capsys, tmp_path) -> None:
+    arguments = ("--from", "cloud", "--topic", "b/1")
+    lines = said(monkeypatch, capsys, tmp_path, *arguments)
+    assert "  clients of this broker that have subscribed get b/1" in lines
+    assert "  it leaves by no connector" not in lines
 
 
 @pytest.mark.parametrize(

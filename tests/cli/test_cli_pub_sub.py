@@ -11,9 +11,11 @@ import pytest
 from commands import isthmus_command
 
 from isthmus.cli import listener
+from isthmus.auth.scram_file import create_scram_entry, create_secret
 from isthmus.cli.main import main
 from mosquitto import command, free_port
 from raw import (
+    CONNECT,
     DISCONNECT,
     PUBACK,
     PUBCOMP,
@@ -170,6 +172,30 @@ async def test_refusals_are_errors(mosquitto, tmp_path: Path) -> None:
         assert "CANARY" not in ended.errors
     assert denied.status == 1
     assert "not delivered: refused by the broker: 0x87 not authorized" in denied.errors
+
+
+async def test_a_broker_that_asks_for_auth(far) -> None:
+    login = ("-D", "connect", "authentication-method", "TEST")
+    ending = asyncio.ensure_future(isthmus_command("pub", "-p", str(far.port), *login, "a", "b"))
+    peer = await far.accept()
+    await peer.expect(CONNECT)
+    peer.send(b"\xf0\x09\x18\x07\x15\x00\x04TEST")
+    ended = await ending
+    assert ended.status == 1
+    assert "CONNACK: the broker asks for AUTH, which this command cannot do\n" in ended.errors
+    assert "try: log in with -u and -P or with a client certificate" in ended.errors
+    assert "TLS" not in ended.errors
+
+
+async def test_who_takes_only_scram_is_not_served(isthmus, tmp_path: Path) -> None:
+    lines = create_secret(), create_scram_entry("ann", "secret", iterations=4096)
+    (tmp_path / "scram").write_text("\n".join(lines) + "\n")
+    near = await isthmus({"auth": {"scram": str(tmp_path / "scram")}})
+    ended = await isthmus_command(
+        "pub", "-p", str(near.port), "-u", "ann", "-P", "secret", "a", "b"
+    )
+    assert ended.status == 1
+    assert "only logins by AUTH, such as SCRAM, cannot be used from here" in ended.errors
 
 
 async def test_refused_subscriptions_are_shown_and_end_it(far, start) -> None:

@@ -60,6 +60,7 @@ class _Explained:
     def __init__(self, app: App) -> None:
         self._app = app
         self._hops: list[Hop] = []
+        self._here: dict[str, None] = {}  # the topics that routes lead to at the broker, in order
         self._left: set[tuple[str, bytes]] = set()
         self._missing: set[tuple[str, bytes]] = set()
         for table in app.tables.values():
@@ -144,7 +145,8 @@ class _Explained:
             back = (way.target.name, way.topic) not in self._left
             return f"{text}; not sent, as it came from {way.target.name}" if back else text
         if followed:
-            return f"{text}, also for clients that have subscribed"
+            self._here[way.topic.decode()] = None
+            return text
         return f"{text}; not followed, as that would be a circle or a second time"
 
     def _result(self, message: Message, plan: Plan) -> Iterator[str]:
@@ -177,6 +179,10 @@ class _Explained:
                 yield "  kept as a retained message at local"
             elif isinstance(outlet, LaneOutlet):
                 yield f"  {self._sent(outlet, flags, waits)}"
+        if not refused:
+            for topic in self._here:
+                nothing = False
+                yield f"  clients of this broker that have subscribed get {topic}"
         if nothing:
             yield "  it leaves by no connector"
         yield f"  {_acknowledged(message.qos, waits, refused, unanswered=unanswered)}"

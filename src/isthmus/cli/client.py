@@ -289,9 +289,9 @@ class Client:
         elif isinstance(event, MQTTError):
             self._fail(event)
         elif isinstance(event, Auth):
-            self._fail(
-                ProtocolViolation("the broker asks for AUTH, which this command cannot do", 0x8C)
-            )
+            text = "the broker asks for AUTH, which this command cannot do"
+            self._refuse(ConnectError("connack", text, reason=0x8C))
+            self._fail(ProtocolViolation(text, 0x8C))
 
     def _acknowledged(self, packet_id: bytes, code: int, text: str) -> None:
         entry = self.window.entries.get(packet_id)

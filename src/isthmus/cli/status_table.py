@@ -92,9 +92,13 @@ def _broker(
     if store is None:
         yield "store: none, nothing outlives the process"
     elif store["failure"] is None:
-        yield f"store: {store['commits']} commits"
+        yield f"store: {_commits(store)}"
     else:
-        yield f"store: FAILS after {store['commits']} commits: {store['failure']}"
+        yield f"store: FAILS after {_commits(store)}: {store['failure']}"
+
+
+def _commits(store: Mapping[str, Any]) -> str:
+    return f"{store['commits']} commit{'' if store['commits'] == 1 else 's'}"
 
 
 def _connectors(

@@ -86,7 +86,7 @@ def compact(folder: FolderArgument) -> None:
         before, after = found.compact()
         typer.echo(
             f"{found.path}: {size(before)} before, {size(after)} now, "
-            f"{size(max(0, before - after))} won"
+            f"{size(max(0, before - after))} given back"
         )
 
 

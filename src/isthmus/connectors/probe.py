@@ -149,6 +149,7 @@ REFUSED_FOR_GOOD = frozenset({0x02, 0x85, 0x04, 0x86, 0x05, 0x87, 0x8A, 0x8C})
 
 # CONNACK codes of MQTT 3 and 5 that mean the same, and what to try.
 _CREDENTIALS = "check 'username' and 'password'"
+_ONLY_AUTH = "; a service that takes only logins by AUTH, such as SCRAM, cannot be used from here"
 _LATER = "try again later, and ask who runs the service if it goes on"
 _TO_TRY: dict[int, str] = {
     0x01: "set 'version' to one that the service speaks: 3.1, 3.1.1 or 5",
@@ -161,11 +162,16 @@ _TO_TRY: dict[int, str] = {
     0x97: _LATER,
     0x9F: _LATER,
     0x04: _CREDENTIALS,
-    0x86: _CREDENTIALS,
+    0x86: f"{_CREDENTIALS}{_ONLY_AUTH}",
     0x05: f"{_CREDENTIALS}, or ask who runs the service to let this user and client id in",
-    0x87: f"{_CREDENTIALS}, or ask who runs the service to let this user and client id in",
+    0x87: (
+        f"{_CREDENTIALS}, or ask who runs the service to let this user and client id in{_ONLY_AUTH}"
+    ),
     0x8A: "ask who runs the service to let this client in again",
-    0x8C: "set another 'version', or another way to log in at the service",
+    0x8C: (
+        "log in with 'username' and 'password' or with a client certificate: logins by AUTH, such "
+        "as SCRAM, cannot be done from here"
+    ),
     0x95: "set a smaller 'max_packet_size', or shorter credentials",
     0x9C: "set 'url' to another server of the service",
     0x9D: "set 'url' to the new address of the service",

@@ -255,7 +255,9 @@ _SUBSCRIBE_OPTIONS: Final = {
 def _too_many_filters(most: int) -> ProtocolViolation:
     """UNSUBACK has no code for it (MQTT 5, 3.11.3), and decoding what is left would cost time."""
     return ProtocolViolation(
-        f"more than {most} filters in one packet", 0x97, limit="filters_per_packet"
+        f"more than {most} filter{'' if most == 1 else 's'} in one packet",
+        0x97,
+        limit="filters_per_packet",
     )
 
 

@@ -350,9 +350,9 @@ def move_aside(path: Path, why: str) -> Path:
     except OSError as error:
         raise StoreError(f"{path} {why} and cannot be moved aside: {error.strerror}") from error
     log.error(
-        "%s %s. It was moved to %s with everything that it held, and a new one is made. What can "
-        "still be read of it, `isthmus store export %s` writes; where that can read nothing, try "
-        "`.recover` of the sqlite3 command",
+        "%s %s. It was moved to %s with everything that it held, and a new one is made. "
+        "`isthmus store export %s` writes what can still be read of it; where that can read "
+        "nothing, try `.recover` of the sqlite3 command",
         path,
         why,
         kept,

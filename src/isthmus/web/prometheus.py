@@ -287,7 +287,11 @@ _LISTENER_COUNTERS = (
 _CONNECTOR_GAUGES = (
     ("connections_up", "connections_up", "Connections that are open."),
     ("queued_messages", "queued", "Messages that wait for a connector."),
-    ("queued_bytes", "queued_bytes", "Memory of the messages that wait for a connector."),
+    (
+        "queued_bytes",
+        "queued_bytes",
+        "Bytes of the messages that wait for a connector, in memory or on disk.",
+    ),
     ("inflight_messages", "inflight", "Messages that the far side has not acknowledged yet."),
     ("dead_letters", "dead_letters", "Messages that could not be delivered and are kept."),
     ("dead_letter_bytes", "dead_letter_bytes", "Bytes of dead letters on disk."),
