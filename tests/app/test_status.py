@@ -147,6 +147,15 @@ async def test_json_is_the_whole_answer(
     assert found["broker"]["store"]["failure"] is None
 
 
+async def test_topics_of_the_broker_itself_are_no_retained_messages(process: Reloadable) -> None:
+    port = free_port()
+    await process.start({"listeners": [{"bind": f"127.0.0.1:{port}"}]})
+    await said(process, 0, " 0 retained,")
+    here = await Raw.client(port, "here")
+    here.send(publish_packet("kept", "x", retain=True))
+    await said(process, 0, " 1 retained,")
+
+
 async def test_drops_are_named_by_place_and_reason(process: Reloadable) -> None:
     port = free_port()
     await process.start(configuration(port, free_port()))

@@ -90,7 +90,7 @@ class Status:
             "clients": broker.connected,
             "sessions": len(broker.sessions),
             "subscriptions": len(broker.exchange),
-            "retained": len(broker.retained),
+            "retained": broker.retained.of_clients,
             "retained_bytes": broker.retained.size,
             "received": broker.traffic.received,
             "received_bytes": broker.traffic.received_bytes,

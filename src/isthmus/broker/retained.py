@@ -52,6 +52,11 @@ class RetainedMessages:
     def __len__(self) -> int:
         return len(self._index)
 
+    @property
+    def of_clients(self) -> int:
+        """How many there are without those that the broker itself publishes, below `$SYS/`."""
+        return len(self._index) - len(self._index.topics(b"$SYS/#"))
+
     def __iter__(self) -> Iterator[Message]:
         """The messages as they were set; some may have expired."""
         return (message for _, message in self._index)

@@ -96,7 +96,11 @@ class Metrics(Collector):
                 "Members of shared subscriptions.",
                 sum(map(len, broker.shares.values())),
             ),
-            ("retained_messages", "Retained messages.", len(broker.retained)),
+            (
+                "retained_messages",
+                "Retained messages, without those below $SYS.",
+                broker.retained.of_clients,
+            ),
             (
                 "retained_bytes",
                 "Memory of retained messages, as `broker.limits.retained_bytes` counts it.",
