@@ -275,6 +275,17 @@ async def test_all_are_replayed_and_what_is_refused_again_stays(refused) -> None
     assert (await listed(near))[0][1:] == ("refused_0x87", "out/1")
 
 
+async def test_what_is_refused_again_at_once_stays_and_is_not_counted(refused) -> None:
+    near, there = refused
+    before = dict(letters(near).put_aside.counts)
+    answer = asyncio.ensure_future(ask(near, "replay", number=2))
+    await refuse(there, 0x87)
+    assert (await answer)["replayed"] == 0
+    assert len(letters(near)) == 3
+    assert near.cloud.drops.counts == {}
+    assert letters(near).put_aside.counts == before
+
+
 async def test_a_replay_without_a_connection_goes_to_the_outbox(refused) -> None:
     near, there = refused
     await down(near, there)

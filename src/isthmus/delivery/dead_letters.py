@@ -66,6 +66,10 @@ class DeadLetters:
             return True
         return (receipt is None or not receipt.source.v5) and self.has_room
 
+    def keeps(self, receipt: Receipt | None) -> bool:
+        """Whether a message that has failed is a dead letter that was published again: it stays."""
+        return receipt is not None and isinstance(receipt.source, Replay)
+
     def add(
         self,
         reason: str,

@@ -491,7 +491,7 @@ class Lane:
         MQTT 5 says so with 0x97. MQTT 3 has no word for it but to close; the publisher keeps the
         message and sends it again after reconnecting.
         """
-        self.drops.add("rejected", topic[2:])
+        self.count_failed("rejected", topic, receipt)
         receipt.refuse(len(receipt.ids) - 1, 0x97)
         if not receipt.source.v5:
             receipt.source.close_reason("the queue of a route is full")
@@ -528,9 +528,14 @@ class Lane:
         if receipt is None:
             self.drops.add("queue_full", topic[2:])
         else:
-            self.drops.add("rejected", topic[2:])
+            self.count_failed("rejected", topic, receipt)
             receipt.refuse(len(receipt.ids) - 1, 0x97)
         return True
+
+    def count_failed(self, reason: str, topic: bytes, receipt: Receipt | None) -> None:
+        """Count a message that ends here as dropped, unless its dead letter stays."""
+        if self.dead is None or not self.dead.keeps(receipt):
+            self.drops.add(reason, topic[2:])
 
     def _open_queue(self) -> Queue:
         if self._queue is None:
@@ -764,7 +769,7 @@ class Lane:
         if self.dead is not None and self.dead.take(receipt):
             self.dead.add("too_large", self.name, first, topic, properties, payload, receipt)
             return
-        self.drops.add("too_large", topic[2:])
+        self.count_failed("too_large", topic, receipt)
         if receipt is not None and self.blocks:
             receipt.refuse(index, 0x83)
 
@@ -893,7 +898,7 @@ class Lane:
             if self.dead is not None and self.dead.take(receipt):
                 self.dead.add(reason, self.name, first, topic, properties, payload, receipt)
             else:
-                self.drops.add(reason, topic[2:])
+                self.count_failed(reason, topic, receipt)
                 # What a client says of a message is none of its publisher's.
                 if receipt is not None and self.blocks:
                     receipt.refuse(index, code)
