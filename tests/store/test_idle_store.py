@@ -210,7 +210,7 @@ async def test_compacting_gives_room_back_and_keeps_everything(folder: Path) -> 
     assert before > 4_000_000
     found = command("compact", folder)
     assert (found.returncode, found.stderr) == (0, "")
-    assert "MiB won" in found.stdout
+    assert "MiB given back" in found.stdout
     assert (folder / FILE).stat().st_size < 200_000
     assert exported(folder) == lines
     assert command("check", folder).returncode == 0
