@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 from commands import isthmus_command
 
-from isthmus.cli import listener
 from isthmus.auth.scram_file import create_scram_entry, create_secret
+from isthmus.cli import listener
 from isthmus.cli.main import main
 from mosquitto import command, free_port
 from raw import (
