@@ -133,7 +133,7 @@ async def test_json_is_the_whole_answer(
     real = await guarded(mosquitto, tmp_path)
     data = {"broker": {"data": str(tmp_path / "data")}}
     await process.start(configuration(free_port(), real.port, **data))
-    await said(process, 0, "commits")
+    await said(process, 0, " commit")
     code, text = await status(process, "--json")
     assert code == 0
     found = json.loads(text)

@@ -173,7 +173,7 @@ WHY = [
     "not authorized",
     "not authorized",
     "the packet identifier is not known",
-    "not authorized; the topic filter is not valid",
+    "not authorized; more than 5 levels",
     "there was no such subscription",
 ]
 """The reason strings of what `refusals` asks for."""

@@ -213,6 +213,7 @@ async def test_epoll_gives_its_descriptor_back():
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
+@pytest.mark.alone
 def test_a_thread_that_has_work_gets_its_turn_beside_a_busy_loop(run, monkeypatch):
     slept = []
     monkeypatch.setattr(reactor_module, "sleep", slept.append)
