@@ -10,6 +10,7 @@ import logging
 import shutil
 import sqlite3
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from isthmus.store.writer import Writer
+from isthmus.web.readiness import readiness
 from raw import PUBACK, PUBLISH, FarSide, ack_packet, until
 from running import Isthmus, bridge, out
 
@@ -216,3 +218,38 @@ async def test_a_folder_that_cannot_be_written_any_more(
     assert lines(caplog, "cannot be written") == 1
     there, _ = await far.client()
     assert await received(there, 1) == [0]
+
+
+async def test_a_disk_that_does_not_answer_refuses_where_the_route_says_so(
+    isthmus: Any, far: FarSide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A card that is busy with itself: what waits for it waits, and nobody else does."""
+    monkeypatch.setattr("isthmus.store.stall.STALL_S", 0.2)
+    routes = {
+        "out": out("out/#"),
+        "now": out("now/#", queue={"when_full": "reject"}),
+    }
+    found = bridge(far.port, routes=routes, client_id="edge-1")
+    near = await isthmus({**found, "broker": {"data": str(tmp_path / "data")}})
+    answers = threading.Event()
+    write = Writer.write
+
+    def wait(self: Writer, *what: object) -> object:
+        assert answers.wait(30)
+        return write(self, *what)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Writer, "write", wait)
+    here, other = await near.client("here"), await near.client("other")
+    here.publish("out/a", "0000", 1)
+    await until(lambda: near.app.store.failure is not None)
+    assert readiness(near.app)["store"] is False
+    other.publish("now/a", "refused", 1)
+    assert (await other.expect(PUBACK)).code == 0x97
+    await others_are_served(near)
+    answers.set()
+    assert (await here.expect(PUBACK)).code in (None, 0)
+    assert readiness(near.app)["store"] is True
+    other.publish("now/a", "0001", 1)
+    assert (await other.expect(PUBACK)).code in (None, 0)
+    there, _ = await far.client()
+    assert sorted(await received(there, 2)) == [0, 1]

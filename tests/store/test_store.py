@@ -7,6 +7,7 @@ import logging
 import sqlite3
 import sys
 import threading
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -172,6 +173,53 @@ async def test_a_failed_write_is_told_to_nobody_and_tried_again(tmp_path, monkey
     assert store.failure is None
     await store.stop()
     assert await kept(tmp_path) == {b"a": b"1", b"b": b"2"}
+
+
+async def test_a_disk_that_does_not_answer_is_said_and_so_is_its_end(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("isthmus.store.stall.STALL_S", 0.2)
+    store, table = opened(tmp_path)
+    answers = threading.Event()
+    write = Writer.write
+
+    def wait(self: Writer, *what: object) -> object:
+        assert answers.wait(10)
+        return write(self, *what)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Writer, "write", wait)
+    told = asyncio.Event()
+    table.set(row(b"a", b"1"))
+    table.then(told.set)
+    await until(lambda: store.failure is not None)
+    assert store.failure == f"{tmp_path / FILE}: the disk has not answered for 5 s"
+    await asyncio.sleep(0.5)
+    assert not told.is_set()
+    assert [one.levelno for one in caplog.records] == [logging.ERROR]
+    answers.set()
+    await asyncio.wait_for(told.wait(), 5)
+    assert store.failure is None
+    assert "the disk answers again, after 1 s" in caplog.text
+    for number in range(10):  # none of which is a stall by itself
+        table.set(row(b"a", b"%d" % number))
+        await on_disk(table)
+        await asyncio.sleep(0.05)
+    assert len(caplog.records) == 2
+    await store.stop()
+    assert await kept(tmp_path) == {b"a": b"9"}
+
+
+async def test_a_process_that_was_stopped_itself_takes_nothing_for_a_stall(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("isthmus.store.stall.STALL_S", 0.2)
+    store, table = opened(tmp_path)
+    table.set(row(b"a"))
+    table.then(lambda: None)
+    await asyncio.sleep(0)  # the writer has it
+    time.sleep(0.5)  # noqa: ASYNC251 - nothing of the loop runs meanwhile
+    await on_disk(table)
+    await asyncio.sleep(0.3)
+    assert not caplog.records
+    await store.stop()
 
 
 async def test_a_callback_that_fails_does_not_stop_the_others(tmp_path, caplog):

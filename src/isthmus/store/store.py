@@ -28,6 +28,7 @@ from isthmus.store.database import (
 from isthmus.store.log import Log, Part, State, check_state
 from isthmus.store.progress import Progress
 from isthmus.store.schema import LOGS, Statements
+from isthmus.store.stall import STALL_S, StallWatch
 from isthmus.store.statement import Statement
 from isthmus.store.table import Table
 from isthmus.store.transaction import Transaction
@@ -62,7 +63,8 @@ LONGEST_END_S = 5.0
 class Store:
     """The store in a data folder. To be used inside a running event loop.
 
-    `failure` says why nothing can be written at present, None while all is well. `commits` counts.
+    `failure` says why nothing can be written at present, None while all is well; that the disk does
+    not answer is a reason, too. `commits` counts.
     """
 
     def __init__(self, folder: Path, share: Callable[[int], None] = lambda change: None) -> None:
@@ -79,6 +81,8 @@ class Store:
         self._open = Transaction()
         self._writing: Transaction | None = None
         self._share = share
+        self._watch = StallWatch(self._loop, self._stalled)
+        self._stalls = False
         self._soon: asyncio.Handle | None = None
         self._later: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
@@ -184,6 +188,7 @@ class Store:
                 if self._lost
                 else "None of them was acknowledged",
             )
+        self._watch.stop()
         if not await asyncio.to_thread(self._writer.stop, LONGEST_END_S):
             log.error("%s: the disk does not answer; it is left open", self._path)
 
@@ -278,7 +283,7 @@ class Store:
         self, found: Log, seq: int, max_bytes: int, callback: Callable[[list[Part] | None], None]
     ) -> None:
         """See `Log.load`."""
-        self._share(1)
+        self._job_begins()
         self._writer.submit(partial(self._read, found.id, seq, max_bytes, callback))
 
     def ask_age(self, found: Log, seq: int, callback: Callable[[float], None]) -> None:
@@ -313,7 +318,7 @@ class Store:
     def _begin(self, transaction: Transaction) -> None:
         self._writing = transaction
         self._retry = None
-        self._share(1)
+        self._job_begins()
         # Before the thread gets it, as what is in memory may change meanwhile.
         statements = transaction.statements(self._next_batch)
         self._next_batch += transaction.logs.batches
@@ -336,7 +341,7 @@ class Store:
     def _written(
         self, transaction: Transaction, sizes: dict[int, int], failure: Exception | None
     ) -> None:
-        self._share(-1)
+        self._job_ends()
         if failure is not None:
             self._failed(transaction, failure)
             return
@@ -376,14 +381,35 @@ class Store:
             return
         self._wait(transaction, failure)
 
+    def _job_begins(self) -> None:
+        self._share(1)
+        self._watch.begun()
+
+    def _job_ends(self) -> None:
+        self._share(-1)
+        took_s = self._watch.ended()
+        if self._stalls:
+            self._stalls = False
+            self.failure = None
+            self._said = ""
+            log.warning("%s: the disk answers again, after %.0f s", self._path, took_s)
+
+    def _stalled(self) -> None:
+        """The writer does not get on."""
+        self._stalls = True
+        self._fail(f"{self._path}: the disk has not answered for {STALL_S:.0f} s")
+
     def _wait(self, transaction: Transaction, failure: Exception) -> None:
         """Try to write it in a while, and say why not now."""
-        self.failure = explain(failure, self._path)
         self._full = is_full(failure)
-        if self._said != self.failure:
-            self._said = self.failure
-            log.error("%s. Until then nothing is acknowledged that has to be kept", self.failure)
+        self._fail(explain(failure, self._path))
         self._retry = self._loop.call_later(RETRY_S, self._again, transaction)
+
+    def _fail(self, why: str) -> None:
+        self.failure = why
+        if self._said != why:
+            self._said = why
+            log.error("%s. Until then nothing is acknowledged that has to be kept", why)
 
     def _say_well(self) -> None:
         if self.failure is None and self._said:
@@ -409,7 +435,7 @@ class Store:
         """Have it written what is done, and then the transaction; whether anything is."""
         if not self._progress.note((transaction.logs, self._open.logs)):
             return False
-        self._share(1)
+        self._job_begins()
         self._writer.submit(partial(self._make_room, transaction, self._progress))
         return True
 
@@ -429,7 +455,7 @@ class Store:
     def _room_made(
         self, transaction: Transaction, sizes: dict[int, int], failure: Exception | None
     ) -> None:
-        self._share(-1)
+        self._job_ends()
         if isinstance(failure, FileLost):
             self._failed(transaction, failure)
         elif failure is not None:
@@ -472,5 +498,5 @@ class Store:
     def _loaded(
         self, callback: Callable[[list[Part] | None], None], found: list[Part] | None
     ) -> None:
-        self._share(-1)
+        self._job_ends()
         callback(found)

@@ -233,7 +233,7 @@ class Metrics(Collector):
             )
             yield _gauge(
                 "isthmus_store_failing",
-                "Whether the last write of the store failed (1 or 0).",
+                "Whether the last write of the store failed, or the disk does not answer (1 or 0).",
                 store.failure is not None,
             )
 
