@@ -5,23 +5,30 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test conformance check format bench bench-quick soak chaos power docs clean
+.PHONY: run test interpreted conformance check format bench bench-quick soak chaos power docs clean
 
 run: $(VENV)/installed
 	$(BIN)/isthmus demo
 
-# Once as it is installed, compiled where there is a C compiler, and once interpreted. Two processes
-# share the files of tests; those that measure time or memory have the machine to themselves. What
-# fails is run again by itself, as a busy machine can be too slow for a test's deadlines.
-SHARED   := -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone'
+# As it is installed: compiled where there is a C compiler; what is compiled, once more interpreted.
+# Four processes share the files of tests, most of which wait for something; those that measure time
+# or memory have the machine to themselves. What fails is run again by itself, as a busy machine can
+# be too slow for a test's deadlines.
+SHARED   := -n 4 --dist loadfile --no-loadscope-reorder -m 'not alone'
 AGAIN    := --last-failed --last-failed-no-failures none
-BOTHWAYS := $(addprefix tests/,mqtt net delivery broker connectors routing)
 TEST     := $(BIN)/pytest
 SLOW     := ISTHMUS_INTERPRETED=1 $(TEST)
+CODEC    := $(addprefix tests/,mqtt delivery)
+BOTHWAYS := $(CODEC) $(addprefix tests/,net broker connectors routing)
 test: $(VENV)/installed-test
 	tests/peers.sh
 	$(TEST) $(SHARED) || $(TEST) $(AGAIN)
 	$(TEST) -m alone || $(TEST) $(AGAIN)
+	$(SLOW) $(SHARED) $(CODEC) || $(SLOW) $(AGAIN) $(CODEC)
+
+# The same of all that the compiled files serve, interpreted as it is without a C compiler.
+interpreted: $(VENV)/installed-test
+	tests/peers.sh
 	$(SLOW) $(SHARED) $(BOTHWAYS) || $(SLOW) $(AGAIN) $(BOTHWAYS)
 	$(SLOW) -m alone $(BOTHWAYS) || $(SLOW) $(AGAIN) $(BOTHWAYS)
 
