@@ -267,7 +267,7 @@ async def test_very_many_copies_over_mqtt_3_are_an_alarm(isthmus, mosquitto, cap
 
 async def test_a_ring_over_mqtt_3_without_a_guard_is_noticed(isthmus, monkeypatch, caplog) -> None:
     """One message goes round until somebody ends it; each process says so, once."""
-    monkeypatch.setattr("isthmus.connectors.ring_watch.LASTING_S", 1)
+    monkeypatch.setattr("isthmus.delivery.ring_watch.LASTING_S", 1)
     ports = [free_port() for _ in range(3)]
     nodes = await started(
         isthmus,
@@ -289,7 +289,7 @@ async def test_a_ring_over_mqtt_3_without_a_guard_is_noticed(isthmus, monkeypatc
 async def test_a_publisher_of_many_messages_over_mqtt_3_is_no_ring(
     isthmus, far, monkeypatch, caplog
 ) -> None:
-    monkeypatch.setattr("isthmus.connectors.ring_watch.LASTING_S", 1)
+    monkeypatch.setattr("isthmus.delivery.ring_watch.LASTING_S", 1)
     near = await isthmus(two_way(far.port))
     there, _ = await far.client()
     await grant(there)

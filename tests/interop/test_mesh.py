@@ -195,7 +195,7 @@ async def test_a_ring_with_one_link_of_mqtt_3_goes_round_and_is_noticed(
     isthmus, mosquitto, monkeypatch, caplog, version: str, protocol: str, guard: dict[str, bool]
 ) -> None:
     """The bridge of Mosquitto speaks 3.1.1 if nobody says otherwise, and drops the property."""
-    monkeypatch.setattr("isthmus.connectors.ring_watch.LASTING_S", 1)
+    monkeypatch.setattr("isthmus.delivery.ring_watch.LASTING_S", 1)
     near, ports = await triangle(isthmus, mosquitto, "isthmus", protocol, version, **guard)
     # What begins at a Mosquitto goes round even with the memory, which knows one link at a time.
     publisher = await Raw.client(ports[1], "publisher")

@@ -24,7 +24,6 @@ from isthmus.connectors.notifications import Notifications
 from isthmus.connectors.queued_lane import LimitedOutlet, QueuedLane
 from isthmus.connectors.regrouping import Regrouping
 from isthmus.connectors.retained_sync import RetainedSync
-from isthmus.connectors.ring_watch import RingWatch
 from isthmus.connectors.subscriptions import Subscriptions
 from isthmus.delivery.echoes import Echoes, RememberingOutlet
 from isthmus.delivery.endpoint import HOPS, LoopGuard, Origin, Subscriber
@@ -34,6 +33,7 @@ from isthmus.delivery.loop_alarm import LoopAlarm
 from isthmus.delivery.outlet import KEEP, LaneOutlet, compose, flag_table
 from isthmus.delivery.plan import Plan
 from isthmus.delivery.queue_limits import QueueLimits
+from isthmus.delivery.ring_watch import RingWatch
 from isthmus.metrics.drops import Drops
 from isthmus.metrics.traffic import Traffic
 from isthmus.mqtt.reasons import describe

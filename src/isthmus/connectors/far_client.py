@@ -110,6 +110,7 @@ class FarClient(Source):
         self.lane: Lane = member.lane
         self.hops = member.connector.hops
         self.echoes = member.connector.echoes
+        self.ring_watch = member.connector.ring_watch
         self.traffic = member.connector.traffic
         self.origin = member.connector.origin
         self.ids = member.ids(place)
@@ -135,11 +136,6 @@ class FarClient(Source):
         )
 
     # -- events ----------------------------------------------------------------------------------
-
-    def process(self, events: list[Event]) -> None:
-        """Fan out what one read decoded to, in order."""
-        self._member.connector.ring_watch.look(events, self.link.reactor.now)
-        super().process(events)
 
     def handle(self, event: Event) -> None:
         """Answer everything that is neither a message nor a plain PUBACK."""

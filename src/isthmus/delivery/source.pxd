@@ -4,6 +4,7 @@ from isthmus.delivery.lane cimport Lane
 from isthmus.delivery.outlet cimport Outlet
 from isthmus.delivery.plan cimport Plan
 from isthmus.delivery.receipt cimport Receipt, Settler, open_receipt
+from isthmus.delivery.ring_watch cimport RingWatch
 from isthmus.metrics.traffic cimport Traffic
 from isthmus.mqtt.connection cimport Connection
 from isthmus.net.link cimport Link
@@ -29,6 +30,7 @@ cdef class Source(Settler):
     cdef public double _work_until
     cdef public Py_ssize_t received
     cdef public dict received_qos2
+    cdef public RingWatch ring_watch
     cdef public Traffic traffic
     cdef public Py_ssize_t unacked
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from isthmus.delivery.hops import Hops, Key
     from isthmus.delivery.lane import Lane
     from isthmus.delivery.received_ids import ReceivedIds
+    from isthmus.delivery.ring_watch import RingWatch
     from isthmus.mqtt.codec import Event
     from isthmus.mqtt.connection import Connection
     from isthmus.mqtt.properties import Properties
@@ -87,8 +88,9 @@ class Source(Settler):
     Subclasses say where a topic goes (`find_plan`) and answer everything that is not a message
     (`handle`). `unacked` counts received QoS 1 and 2 messages whose acknowledgement has not been
     sent; `max_unacked` is the receive maximum that the peer was told. `hops` is the loop guard,
-    `echoes` what was sent to a far side that may send it back; both may be None. `entered` are the
-    messages that carried hops, by packet identifier: None for a peer that passes none on. `ids`
+    `echoes` what was sent to a far side that may send it back, `ring_watch` looks for what goes
+    round without a guard; each may be None. `entered` are the messages that carried hops, by packet
+    identifier: None for a peer that passes none on. `ids`
     keeps the identifiers of `received_qos2` on disk, None where they are in memory only. `traffic`
     is where everything is counted.
     """
@@ -113,6 +115,7 @@ class Source(Settler):
         "paused",
         "received",
         "received_qos2",
+        "ring_watch",
         "traffic",
         "unacked",
     )
@@ -130,6 +133,7 @@ class Source(Settler):
         self.lane: Lane | None = None
         self.hops: Hops | None = None
         self.echoes: Echoes | None = None
+        self.ring_watch: RingWatch | None = None
         self.entered: dict[bytes, Key] | None = None
         self.origin = Origin(self)
         self.received_qos2: dict[bytes, Incoming] | None = None
@@ -159,6 +163,8 @@ class Source(Settler):
 
     def process(self, events: list[Event]) -> None:  # noqa: C901 - one loop, for speed
         """Fan out what one read decoded to, in order."""
+        if self.ring_watch is not None:
+            self.ring_watch.look(events, self.link.reactor.now)
         plans = self._plans
         receipt: Receipt | None = None
         count = work = size = packets = 0

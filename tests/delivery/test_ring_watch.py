@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from isthmus.connectors.ring_watch import LASTING_S, SAME_PER_S, RingWatch
 from isthmus.delivery.hops import Hops
+from isthmus.delivery.ring_watch import LASTING_S, SAME_PER_S, RingWatch
 
 
 def message(topic: bytes = b"t", payload: bytes = b"x", properties: bytes = b"") -> tuple[Any, ...]:
@@ -19,7 +19,7 @@ class Scene:
     """A watch, and a clock that goes on by one read."""
 
     def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
-        caplog.set_level(logging.WARNING, "isthmus.connectors")
+        caplog.set_level(logging.WARNING, "isthmus.delivery")
         self.watch = RingWatch("cloud")
         self.now = 1000.0
         self._caplog = caplog

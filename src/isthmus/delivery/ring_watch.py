@@ -20,7 +20,7 @@ from isthmus.delivery.hops import MARK
 if TYPE_CHECKING:
     from isthmus.mqtt.codec import Event
 
-log = logging.getLogger("isthmus.connectors")
+log = logging.getLogger("isthmus.delivery")
 
 SAME_PER_S = 50
 LASTING_S = 10
@@ -50,11 +50,13 @@ class RingWatch:
             event = events[0]
             if type(event) is not tuple:
                 return
+        last = event
+        _, topic, _, properties, payload = last
         # One with hops is stopped where it has been before.
         if now >= self._until:
-            if MARK not in event[3]:
-                self._next_second(event[1], event[4], now)
-        elif event[1] == self._topic and event[4] == self._payload and MARK not in event[3]:
+            if MARK not in properties:
+                self._next_second(topic, payload, now)
+        elif topic == self._topic and payload == self._payload and MARK not in properties:
             self._same += 1
 
     def _next_second(self, topic: bytes, payload: bytes, now: float) -> None:
