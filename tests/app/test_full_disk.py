@@ -224,7 +224,7 @@ async def test_a_disk_that_does_not_answer_refuses_where_the_route_says_so(
     isthmus: Any, far: FarSide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A card that is busy with itself: what waits for it waits, and nobody else does."""
-    monkeypatch.setattr("isthmus.store.stall.STALL_S", 0.2)
+    monkeypatch.setattr("isthmus.store.stall.STALL_S", 0.8)
     routes = {
         "out": out("out/#"),
         "now": out("now/#", queue={"when_full": "reject"}),
