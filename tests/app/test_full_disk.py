@@ -19,7 +19,7 @@ import pytest
 
 from isthmus.store.writer import Writer
 from isthmus.web.readiness import readiness
-from raw import PUBACK, PUBLISH, FarSide, ack_packet, until
+from raw import CONNACK, PUBACK, PUBLISH, FarSide, Raw, ack_packet, connect_packet, until
 from running import Isthmus, bridge, out
 
 DISK_BYTES = 24 << 20
@@ -199,6 +199,32 @@ async def test_a_sender_goes_on_while_the_disk_is_full(
     await here.expect(PUBACK)
     assert await received(there, 1) == [safe]
     await until(lambda: not near.cloud.unsettled)
+
+
+async def test_a_client_that_starts_clean_on_a_full_disk_is_served_when_there_is_room(
+    isthmus: Any, far: FarSide, disk: Disk
+) -> None:
+    """Its old session and its new one have logs of one name."""
+    near = await isthmus(config(far.port, disk))
+    old = await near.client("kept", clean=False, session_expiry=3600)
+    await old.subscribe("for/kept", qos=1)
+    old.close()
+    here = await near.client("here", 4)
+    here.publish("for/kept", "old", 1)
+    await here.expect(PUBACK)
+    safe = await filled(near, disk, here)
+    new = await Raw.open(near.port)
+    new.send(connect_packet("kept", session_expiry=3600))
+    await asyncio.sleep(2.2)  # it is tried again each second
+    disk.free()
+    assert (await new.expect(CONNACK)).code == 0
+    await new.subscribe("for/kept", qos=1)
+    await here.expect(PUBACK)
+    here.publish("for/kept", "new", 1)
+    assert (await new.expect(PUBLISH)).payload == b"new"
+    there, _ = await far.client()
+    assert await received(there, safe + 1) == list(range(safe + 1))
+    assert near.app.store.failure is None
 
 
 async def test_a_folder_that_cannot_be_written_any_more(

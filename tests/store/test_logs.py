@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -192,6 +193,47 @@ async def test_a_dropped_log_leaves_nothing(tmp_path):
     assert store.names() == ["b"]
     assert len(store.log("a")) == 0
     assert await loaded(other) == (1, [b"2"])
+    await store.stop()
+
+
+def remembered_moves(log: Log) -> int:
+    """How many records a log remembers as those of another log: its one dictionary."""
+    return sum(len(one) for one in gc.get_referents(log) if isinstance(one, dict))
+
+
+async def test_what_has_moved_is_remembered_until_it_is_on_disk(tmp_path):
+    """Else each dead letter would take memory for ever, and keep the log that it went to."""
+    store = await opened(tmp_path)
+    outbox, dead, session = store.log("outbox"), store.log("dead"), store.log("session")
+
+    def move(target: Log) -> None:
+        for _ in range(100):
+            seq = outbox.append(b"x")
+            target.append(b"x")
+            outbox.move(seq, target)
+            outbox.done(seq)
+
+    for target in (dead, outbox, session):
+        for _ in range(3):
+            move(target)
+            assert remembered_moves(outbox) == 100
+            await settled(store)
+            assert not remembered_moves(outbox)
+    # What comes while another transaction is written stays until its own is on disk.
+    move(dead)
+    store.then(lambda: None)
+    await until(lambda: not store.change())
+    move(dead)
+    await settled(store)
+    assert not remembered_moves(outbox)
+    # A log that is deleted has it, as far as it ever will.
+    move(session)
+    session.drop()
+    await settled(store)
+    assert not remembered_moves(outbox)
+    await store.stop()
+    store = await opened(tmp_path)
+    assert {name: len(store.log(name)) for name in store.names()} == {"outbox": 300, "dead": 500}
     await store.stop()
 
 

@@ -46,11 +46,18 @@ class Disk:
 
 
 def on_disk(folder: Path, query: str) -> list[Any]:
-    """What a crash would leave now."""
+    """What a crash would leave now: the files as they were at one moment, though they change."""
     copy = folder / "copy"
     copy.mkdir(exist_ok=True)
-    for path in folder.glob(f"{FILE}*"):
-        (copy / path.name).write_bytes(path.read_bytes())
+
+    def files() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.glob(f"{FILE}*")}
+
+    found = files()
+    while (again := files()) != found:
+        found = again
+    for name, data in found.items():
+        (copy / name).write_bytes(data)
     connection = sqlite3.connect(copy / FILE)
     try:
         return connection.execute(query).fetchall()
@@ -175,6 +182,118 @@ async def test_a_log_that_is_deleted_makes_room_first(tmp_path, monkeypatch):
     monkeypatch.undo()
     await settled(store)
     assert on_disk(tmp_path, "SELECT name FROM logs") == [("other",)]
+    await store.stop()
+
+
+async def test_a_log_that_is_deleted_and_made_anew_does_not_stop_the_store(tmp_path, monkeypatch):
+    """A client starts clean while the disk is full, or a share group ends and begins again."""
+    store = await opened(tmp_path)
+    gone, other = store.log("gone"), store.log("other")
+    gone.append(bytes(FULL_BYTES))
+    await settled(store)
+    disk = Disk(monkeypatch, 0)
+    other.append(bytes(FULL_BYTES))
+    await until(lambda: store.failure is not None)
+    gone.drop()
+    again = store.log("gone")
+    again.append(b"new")
+    await until(lambda: on_disk(tmp_path, "SELECT count(*) FROM batches") == [(0,)])
+    disk.parts = 9
+    async with asyncio.timeout(20):
+        await settled(store)
+    assert store.failure is None
+    assert on_disk(tmp_path, "SELECT name, next FROM logs ORDER BY id") == [
+        ("other", 2),
+        ("gone", 2),
+    ]
+    assert (await loaded(again))[1] == [b"new"]
+    await store.stop()
+
+
+async def test_the_first_part_with_a_new_log_deletes_the_old_one_of_its_name(tmp_path, monkeypatch):
+    store = await opened(tmp_path)
+    gone, other = store.log("gone"), store.log("other")
+    gone.append(bytes(FULL_BYTES))
+    await settled(store)
+    disk = Disk(monkeypatch, 0)
+    other.append(bytes(FULL_BYTES))
+    await until(lambda: store.failure is not None)
+    gone.drop()
+    again = store.log("gone")
+    for number in range(2):
+        again.append(b"%d" % number + bytes(FULL_BYTES))
+    disk.parts = 2  # one for what has waited first, the other for the first record of the new log
+    await until(lambda: not disk.parts and store.failure is not None and again.stored == 2)
+    assert on_disk(tmp_path, "SELECT name, next FROM logs ORDER BY id") == [
+        ("other", 2),
+        ("gone", 2),
+    ]
+    assert on_disk(tmp_path, "SELECT DISTINCT log FROM slices ORDER BY log") == [(2,), (3,)]
+    disk.parts = 9
+    async with asyncio.timeout(20):
+        await settled(store)
+    assert (await loaded(again))[1] == [b"%d" % n + bytes(FULL_BYTES) for n in range(2)]
+    await store.stop()
+
+
+async def test_what_cannot_be_written_ahead_does_not_keep_the_rest_back(
+    tmp_path, monkeypatch, caplog
+):
+    store = await opened(tmp_path)
+    log = store.log("a")
+    log.append(b"one")
+    await settled(store)
+    disk = Disk(monkeypatch, 0)
+    tries = 0
+
+    def fail(*_: object) -> None:
+        nonlocal tries
+        tries += 1
+        raise sqlite3.IntegrityError("something is wrong")
+
+    monkeypatch.setattr(Writer, "make_room", fail)
+    log.append(bytes(FULL_BYTES))
+    await until(lambda: tries > 2)
+    # Two reasons in turn, and each is said once.
+    assert len([one for one in caplog.records if one.levelname == "ERROR"]) == 2
+    disk.parts = 9
+    async with asyncio.timeout(20):
+        await settled(store)
+    assert store.failure is None
+    await store.stop()
+
+
+async def test_what_moves_to_a_log_that_is_deleted_does_not_keep_the_room_of_others(
+    tmp_path, monkeypatch
+):
+    """A share group gives a message to a session, and that ends: no copy of it will come."""
+    store = await opened(tmp_path)
+    group, gone, other = store.log("group"), store.log("gone"), store.log("other")
+    for _ in range(2):
+        group.append(b"message")
+    gone.append(bytes(FULL_BYTES))
+    await settled(store)
+    disk = Disk(monkeypatch, 0)
+    other.append(bytes(FULL_BYTES))
+    group.done(1)
+    await until(lambda: store.failure is not None)
+    gone.append(b"message")
+    group.move(2, gone)
+    group.done(2)
+    recorded = "SELECT recorded FROM logs WHERE name='group'"
+    await until(lambda: on_disk(tmp_path, recorded) == [(2,)])
+    gone.drop()
+    await until(lambda: on_disk(tmp_path, "SELECT count(*) FROM batches") == [(0,)])
+    assert on_disk(tmp_path, recorded) == [(3,)]
+    # What was to be written before the log was deleted does not take that back.
+    commits = store.commits
+    disk.parts = 1
+    await until(lambda: store.commits == commits + 1)
+    assert on_disk(tmp_path, recorded) == [(3,)]
+    disk.parts = 9
+    async with asyncio.timeout(20):
+        await settled(store)
+    assert (len(group), group.unrecorded) == (0, 0)
     await store.stop()
 
 

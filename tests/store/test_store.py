@@ -175,22 +175,30 @@ async def test_a_failed_write_is_told_to_nobody_and_tried_again(tmp_path, monkey
     assert await kept(tmp_path) == {b"a": b"1", b"b": b"2"}
 
 
+def held(monkeypatch: pytest.MonkeyPatch, name: str, answers: threading.Event) -> threading.Event:
+    """Have that method of the writer wait for `answers`; what is set when the first call waits."""
+    begun = threading.Event()
+    method = getattr(Writer, name)
+
+    def wait(*what: object) -> object:
+        begun.set()
+        assert answers.wait(30)
+        return method(*what)
+
+    monkeypatch.setattr(Writer, name, wait)
+    return begun
+
+
 async def test_a_disk_that_does_not_answer_is_said_and_so_is_its_end(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("isthmus.store.stall.STALL_S", 0.2)
     store, table = opened(tmp_path)
     answers = threading.Event()
-    write = Writer.write
-
-    def wait(self: Writer, *what: object) -> object:
-        assert answers.wait(10)
-        return write(self, *what)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Writer, "write", wait)
+    held(monkeypatch, "write", answers)
     told = asyncio.Event()
     table.set(row(b"a", b"1"))
     table.then(told.set)
     await until(lambda: store.failure is not None)
-    assert store.failure == f"{tmp_path / FILE}: the disk has not answered for 5 s"
+    assert store.failure == f"{tmp_path / FILE}: the disk has not answered for 0.2 s"
     await asyncio.sleep(0.5)
     assert not told.is_set()
     assert [one.levelno for one in caplog.records] == [logging.ERROR]
@@ -208,17 +216,78 @@ async def test_a_disk_that_does_not_answer_is_said_and_so_is_its_end(tmp_path, m
     assert await kept(tmp_path) == {b"a": b"24"}
 
 
+async def test_a_stall_behind_a_stall_is_said_too(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("isthmus.store.stall.STALL_S", 0.2)
+    store, table = opened(tmp_path)
+    log = store.log("a")
+    log.append(b"record")
+    await on_disk(table)
+    may_read, may_write, told = threading.Event(), threading.Event(), asyncio.Event()
+    held(monkeypatch, "read", may_read)
+    held(monkeypatch, "write", may_write)
+    found = asyncio.get_running_loop().create_future()
+    log.load(1, 1, found.set_result)
+    table.set(row(b"a", b"1"))
+    table.then(told.set)
+    await until(lambda: store.failure is not None)
+    may_read.set()
+    assert (await found)[0].records == [b"record"]
+    assert store.failure is None
+    await until(lambda: store.failure is not None)
+    may_write.set()
+    await told.wait()
+    assert store.failure is None
+    assert [one.levelname for one in caplog.records] == ["ERROR", "WARNING"] * 2
+    await store.stop()
+
+
+async def test_the_end_of_a_stall_is_no_room_on_the_disk(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("isthmus.store.stall.STALL_S", 0.2)
+    monkeypatch.setattr("isthmus.store.store.RETRY_S", 60)
+    store, table = opened(tmp_path)
+    log = store.log("a")
+    log.append(b"record")
+    await on_disk(table)
+
+    def fail(*_: object) -> None:
+        raise no_room()
+
+    with monkeypatch.context() as full:
+        for name in ("write", "write_part", "make_room"):
+            full.setattr(Writer, name, fail)
+        table.set(row(b"a"))
+        table.then(lambda: None)
+        await until(lambda: store.failure is not None)
+    why = store.failure
+    assert "the disk is full" in (why or "")
+    may_read = threading.Event()
+    held(monkeypatch, "read", may_read)
+    found = asyncio.get_running_loop().create_future()
+    log.load(1, 1, found.set_result)
+    await until(lambda: store.failure != why)
+    assert store.failure == f"{tmp_path / FILE}: the disk has not answered for 0.2 s"
+    may_read.set()
+    await found
+    assert store.failure == why
+    assert [one.levelname for one in caplog.records] == ["ERROR", "ERROR", "WARNING"]
+    await store.stop()
+    assert set(await kept(tmp_path)) == {b"a"}
+
+
 async def test_a_process_that_was_stopped_itself_takes_nothing_for_a_stall(
     tmp_path, monkeypatch, caplog
 ):
-    monkeypatch.setattr("isthmus.store.stall.STALL_S", 1.0)
+    monkeypatch.setattr("isthmus.store.stall.STALL_S", 2.0)
     store, table = opened(tmp_path)
+    answers = threading.Event()
+    begun = held(monkeypatch, "write", answers)
     table.set(row(b"a"))
     table.then(lambda: None)
-    await asyncio.sleep(0)  # the writer has it
-    time.sleep(1.5)  # noqa: ASYNC251 - nothing of the loop runs meanwhile
+    await until(begun.is_set)
+    time.sleep(2.5)  # noqa: ASYNC251 - nothing of the loop runs meanwhile
+    # By then the loop has looked: it was due to do so during the sleep.
+    asyncio.get_running_loop().call_later(0.1, answers.set)
     await on_disk(table)
-    await asyncio.sleep(0.7)
     assert not caplog.records
     await store.stop()
 

@@ -9,13 +9,12 @@ A log keeps no record in memory: it counts, and loads in bounded steps.
 from __future__ import annotations
 
 from array import array
-from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from isthmus.store.batch import FULL_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from isthmus.store.batch import Batch
     from isthmus.store.store import Store
@@ -334,23 +333,29 @@ class Log:
         recorded = min(self.done_below, end)
         return State(self.id, self.name, end, recorded, done, taken, int(self.begun))
 
-    def step(self) -> Step:
+    def step(self, deleted: Container[Log]) -> Step:
         """How far it has got, to be written before the new records of any log.
 
-        What went to another log counts only when it is on disk there.
+        What went to another log counts only when it is on disk there, or that log is one of
+        `deleted`, which are deleted with it.
         """
-        self._moved = {
-            seq: (log, place) for seq, (log, place) in self._moved.items() if place >= log.stored
-        }
+        self.forget_moved()
         if self.owner is not None:
             self.owner.closing()
-        state = self.safe_state(self.stored, attrgetter("stored"))
-        return Step(state, max(0, self.unrecorded - len(self._moved)), self.given_up)
+        left = [seq for seq, (log, _) in self._moved.items() if log not in deleted]
+        state = without(self.state_until(self.stored), sorted(left))
+        return Step(state, max(0, self.unrecorded - len(left)), self.given_up)
 
-    @property
-    def moves(self) -> bool:
-        """Whether something of it has gone to another log, and may not be on disk there."""
-        return any(place >= log.stored for log, place in self._moved.values())
+    def moves(self, deleted: Container[Log]) -> bool:
+        """Whether something of it is on its way to another log, which is not one of `deleted`."""
+        moved = self._moved.values()
+        return any(place >= log.stored and log not in deleted for log, place in moved)
+
+    def forget_moved(self) -> None:
+        """What has reached the disk in another log needs not be known here any more."""
+        if self._moved:
+            moved = self._moved.items()
+            self._moved = {seq: (log, at) for seq, (log, at) in moved if at >= log.stored}
 
     def stepped(self, written: Step, kept_bytes: int) -> None:
         """What `step` said is on disk, and of the records there `kept_bytes` are left."""
@@ -365,7 +370,7 @@ class Log:
 
     def part_committed(self, stored: int, size: int, kept_bytes: int) -> None:
         """The records before number `stored` are on disk: by this commit `size` bytes of them."""
-        self.stored = stored
+        self.stored = max(self.stored, stored)
         self.unstored_bytes -= size
         self._closing_bytes -= size
         self.size = kept_bytes + self.unstored_bytes
@@ -379,11 +384,15 @@ class Log:
         """
         state = self.state_until(end)
         moved = sorted(seq for seq, (log, place) in self._moved.items() if place >= safe(log))
-        return without(state, moved) if moved else state
+        return without(state, moved)
+
+    def dropped(self) -> None:
+        """It is deleted on disk: what has come from other logs is not waited for."""
+        self.stored = self.next
 
     def committed(self, state: State, kept_bytes: int) -> None:
         """`state` is on disk, and with it `kept_bytes` of records."""
-        self.stored = state.next
+        self.stored = max(self.stored, state.next)
         self.trimmed = state.recorded
         self.unrecorded -= self._closing
         self.given_up -= self._closing_given_up
@@ -418,6 +427,8 @@ def check_state(state: State, size: object) -> None:
 
 def without(state: State, moved: list[int]) -> State:
     """`state` where the records `moved`, in order, are not done."""
+    if not moved:
+        return state
     singles, found = ranges(state.done)
     recorded = min(state.recorded, moved[0])
     parts = []

@@ -92,13 +92,22 @@ class LogChanges:
     def refresh(self) -> None:
         """Note how far the logs have got meanwhile: the disk may know it already."""
         ends = {log: state.next for log, state in self._states.items()}
-        for log, end in ends.items():
-            self._states[log] = log.safe_state(end, lambda other: ends.get(other, other.stored))
+        ends.update((log, log.next) for log in self._dropped)
+
+        def safe(other: Log) -> int:
+            return max(ends.get(other, 0), other.stored)
+
+        for log in self._states:
+            self._states[log] = log.safe_state(ends[log], safe)
 
     def committed(self, sizes: dict[int, int]) -> None:
         """All of it is on disk; `sizes` are the bytes of the logs there, by their numbers."""
+        for log in self._dropped:
+            log.dropped()
         for log in self._changed:
             tell(log, partial(log.committed, self._states[log], sizes[log.id]))
+        for log in self._changed:
+            log.forget_moved()
 
     def part_committed(self, batches: range, sizes: dict[int, int]) -> None:
         """These batches are on disk, of those that are not the last ones."""
@@ -154,13 +163,18 @@ class LogChanges:
         final = batches.stop >= len(self._batches)
         if final:
             states = self._states
-            # The name of a log that has gone may be that of a new one.
-            found += [plain(schema.DROP_LOG, log.id) for log in self._dropped]
+            dropped = self._dropped
         else:
             states = {
                 log: log.safe_state(end, attrgetter("stored"))
                 for log, (end, _) in self._ends(batches).items()
             }
+            # What moved out of a log before it was deleted is in no later part than what came to
+            # a new one of its name.
+            names = {log.name for log in states}
+            dropped = [log for log in self._dropped if log.name in names]
+        # The name of a log that has gone may be that of a new one.
+        found += [plain(schema.DROP_LOG, log.id) for log in dropped]
         # The order is that of the triggers: a slice changes the row of its log.
         found += statements(schema.SET_LOGS, 7, list(states.values()))
         if self._again:
@@ -179,7 +193,7 @@ class LogChanges:
         if final:
             for log, state in states.items():
                 found += [plain(schema.TRIM_SPAN, *span) for span in finished(log, state)]
-            found += [plain(schema.TRIM_SPAN, log.id, 0, LAST) for log in self._dropped]
+        found += [plain(schema.TRIM_SPAN, log.id, 0, LAST) for log in dropped]
         return found
 
 

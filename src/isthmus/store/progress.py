@@ -21,18 +21,21 @@ class Progress:
 
     def __init__(self) -> None:
         self._steps: dict[Log, Step] = {}
-        self._dropped: list[Log] = []
+        self._dropped: dict[Log, None] = {}
 
     def note(self, changes: Sequence[LogChanges]) -> bool:
         """See what `changes` have of it; whether there is something that was not here before.
 
-        While something is on its way from one log to another, no log is deleted: what it had may
-        not be on disk anywhere else.
+        While something is on its way from one log to another that stays, no log is deleted: what
+        it had may not be on disk anywhere else. Of a log that has never had a record on disk there
+        is nothing to say; its name may be that of one which is deleted, and still has its row.
         """
-        changed = [log for part in changes for log in part.changed]
-        gone = [log for part in changes for log in part.dropped]
-        steps = {log: log.step() for log in dict.fromkeys(changed) if log not in gone}
-        dropped = [] if any(log.moves for log in (*steps, *gone)) else gone
+        gone = dict.fromkeys(log for part in changes for log in part.dropped)
+        changed = dict.fromkeys(
+            log for part in changes for log in part.changed if log.stored > 1 and log not in gone
+        )
+        dropped = {} if any(log.moves(gone) for log in (*changed, *gone)) else gone
+        steps = {log: log.step(dropped) for log in changed}
         if dropped == self._dropped and all(
             log in self._steps and self._steps[log].state == step.state
             for log, step in steps.items()
@@ -59,5 +62,7 @@ class Progress:
 
     def committed(self, sizes: dict[int, int]) -> None:
         """All of it is on disk; `sizes` are the bytes of the logs there, by their numbers."""
+        for log in self._dropped:
+            log.dropped()
         for log, step in self._steps.items():
             tell(log, partial(log.stepped, step, sizes[log.id]))

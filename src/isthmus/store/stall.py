@@ -12,15 +12,19 @@ from collections.abc import Callable
 STALL_S = 5.0
 """So long the writer may be busy with one job before it is said that the disk does not answer."""
 
+LOOKS = 2
+"""So often it is looked at meanwhile: a process that was stopped itself takes nothing for a stall,
+as after a stop only one look is due."""
+
 
 class StallWatch:
     """Calls back when the writer has not finished a job for `STALL_S`, or up to half as long again.
 
-    It is looked at twice, so that a process that was stopped itself takes nothing for a stall.
+    It looks as long as there are jobs: behind one that stalled, the next may stall too.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, stalled: Callable[[], None]) -> None:
-        """Call `stalled` in `loop`, once for each stall."""
+    def __init__(self, loop: asyncio.AbstractEventLoop, stalled: Callable[[float], None]) -> None:
+        """Call `stalled` in `loop`, once for each stall, with the seconds it has lasted."""
         self._loop = loop
         self._stalled = stalled
         self._jobs = self._ended = 0
@@ -34,7 +38,7 @@ class StallWatch:
         if self._jobs == 1:
             self._since = self._loop.time()
         if self._timer is None:
-            self._look_in_a_while(again=False)
+            self._look_in_a_while(0)
 
     def ended(self) -> float:
         """The writer has finished a job; how many seconds it was busy with it."""
@@ -48,12 +52,15 @@ class StallWatch:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _look_in_a_while(self, *, again: bool) -> None:
-        self._timer = self._loop.call_later(STALL_S / 2, self._look, self._ended, again)
+    def _look_in_a_while(self, same: int) -> None:
+        self._timer = self._loop.call_later(STALL_S / LOOKS, self._look, self._ended, same)
 
-    def _look(self, ended: int, again: bool) -> None:
+    def _look(self, ended: int, same: int) -> None:
+        """See whether a job has ended since the last look; `same` looks before saw none."""
         self._timer = None
-        if self._jobs and ended == self._ended and again:
-            self._stalled()
-        elif self._jobs:
-            self._look_in_a_while(again=ended == self._ended)
+        if not self._jobs:
+            return
+        same = same + 1 if ended == self._ended else 0
+        if same == LOOKS:
+            self._stalled(STALL_S)
+        self._look_in_a_while(same)

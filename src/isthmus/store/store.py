@@ -28,7 +28,7 @@ from isthmus.store.database import (
 from isthmus.store.log import Log, Part, State, check_state
 from isthmus.store.progress import Progress
 from isthmus.store.schema import LOGS, Statements
-from isthmus.store.stall import STALL_S, StallWatch
+from isthmus.store.stall import StallWatch
 from isthmus.store.statement import Statement
 from isthmus.store.table import Table
 from isthmus.store.transaction import Transaction
@@ -61,11 +61,7 @@ LONGEST_END_S = 5.0
 
 
 class Store:
-    """The store in a data folder. To be used inside a running event loop.
-
-    `failure` says why nothing can be written at present, None while all is well; that the disk does
-    not answer is a reason, too. `commits` counts.
-    """
+    """The store in a data folder, to be used inside a running event loop; `commits` counts."""
 
     def __init__(self, folder: Path, share: Callable[[int], None] = lambda change: None) -> None:
         """Prepare to use `folder`, which exists.
@@ -82,17 +78,19 @@ class Store:
         self._writing: Transaction | None = None
         self._share = share
         self._watch = StallWatch(self._loop, self._stalled)
-        self._stalls = False
         self._soon: asyncio.Handle | None = None
         self._later: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
+        self._ahead: asyncio.Handle | None = None
         self._gathers_until = 0.0
         # What logs have got done that was written ahead of the transaction, last.
         self._progress = Progress()
-        self._said = ""
-        self._full = False
+        # Why the last write failed, and for how long the disk does not answer: the one may come
+        # while the other lasts, and end before it.
+        self._refused: Exception | None = None
+        self._stalled_s = 0.0
+        self._said: set[str] = set()
         self._lost = False
-        self.failure: str | None = None
         self.commits = 0
 
     # -- life ------------------------------------------------------------------------------------
@@ -206,6 +204,13 @@ class Store:
             await asyncio.sleep(0.001)
 
     @property
+    def failure(self) -> str | None:
+        """Why nothing can be written at present, None while all is well."""
+        if self._stalled_s:
+            return f"{self._path}: the disk has not answered for {self._stalled_s:g} s"
+        return None if self._refused is None else explain(self._refused, self._path)
+
+    @property
     def left_out(self) -> int:
         """Rows that could not be kept, as they have a value that no table takes."""
         return self._writer.unfit
@@ -276,8 +281,9 @@ class Store:
         """Write what logs have soon: when the writer is free, and `GATHER_S` is over."""
         self._open.logs.urgent = True
         self._submit_soon()
-        if self._retry is not None and self._full:
-            self._soon = self._soon or self._loop.call_soon(self._go_ahead)
+        refused = self._refused
+        if self._retry is not None and refused is not None and is_full(refused):
+            self._ahead = self._ahead or self._loop.call_soon(self._go_ahead)
 
     def load(
         self, found: Log, seq: int, max_bytes: int, callback: Callable[[list[Part] | None], None]
@@ -350,10 +356,10 @@ class Store:
             transaction.part_written(sizes)
             self._begin(transaction)
             return
-        if self.failure is not None:
-            self.failure = None
+        if self._refused is not None:
+            self._refused = None
             self._loop.call_later(QUIET_S, self._say_well)
-        self._lost = self._full = False
+        self._lost = False
         self._progress = Progress()
         self._writing = None
         transaction.logs.committed(sizes)
@@ -388,32 +394,34 @@ class Store:
     def _job_ends(self) -> None:
         self._share(-1)
         took_s = self._watch.ended()
-        if self._stalls:
-            self._stalls = False
-            self.failure = None
-            self._said = ""
+        if self._stalled_s:
+            self._stalled_s = 0.0
             log.warning("%s: the disk answers again, after %.0f s", self._path, took_s)
 
-    def _stalled(self) -> None:
+    def _stalled(self, seconds: float) -> None:
         """The writer does not get on."""
-        self._stalls = True
-        self._fail(f"{self._path}: the disk has not answered for {STALL_S:.0f} s")
+        self._stalled_s = seconds
+        self._say(self.failure)
 
     def _wait(self, transaction: Transaction, failure: Exception) -> None:
         """Try to write it in a while, and say why not now."""
-        self._full = is_full(failure)
-        self._fail(explain(failure, self._path))
+        self._refuse(failure)
         self._retry = self._loop.call_later(RETRY_S, self._again, transaction)
 
-    def _fail(self, why: str) -> None:
-        self.failure = why
-        if self._said != why:
-            self._said = why
-            log.error("%s. Until then nothing is acknowledged that has to be kept", why)
+    def _refuse(self, failure: Exception) -> None:
+        """It was not written. Where the reasons take turns, each is said once."""
+        self._refused = failure
+        why = explain(failure, self._path)
+        if why not in self._said:
+            self._said.add(why)
+            self._say(why)
+
+    def _say(self, why: str | None) -> None:
+        log.error("%s. Until then nothing is acknowledged that has to be kept", why)
 
     def _say_well(self) -> None:
-        if self.failure is None and self._said:
-            self._said = ""
+        if self._refused is None and self._said:
+            self._said.clear()
             log.warning("%s can be written again", self._path)
 
     def _again(self, transaction: Transaction) -> None:
@@ -425,7 +433,7 @@ class Store:
 
     def _go_ahead(self) -> None:
         """Something may be done, which need not wait until there is room for what is new."""
-        self._soon = None
+        self._ahead = None
         retry = self._retry
         if retry is not None and self._writing is not None and self._write_progress(self._writing):
             retry.cancel()
@@ -458,13 +466,17 @@ class Store:
         self._job_ends()
         if isinstance(failure, FileLost):
             self._failed(transaction, failure)
-        elif failure is not None:
-            self._progress = Progress()
-            self._wait(transaction, failure)
-        else:
+            return
+        if failure is None:
             self._progress.committed(sizes)
-            transaction.logs.refresh()
-            self._begin(transaction)
+        else:
+            self._progress = Progress()
+            if is_full(failure):
+                self._wait(transaction, failure)
+                return
+            self._refuse(failure)  # what is new may be written all the same
+        transaction.logs.refresh()
+        self._begin(transaction)
 
     def _everything(self, transaction: Transaction) -> Transaction:
         """What an empty file needs before anything of `transaction` is acknowledged.
