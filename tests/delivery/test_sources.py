@@ -13,7 +13,7 @@ from isthmus.delivery.outlet import KEEP, LaneOutlet, Outlet
 from isthmus.delivery.plan import Plan
 from isthmus.delivery.receipt import Receipt
 from isthmus.delivery.source import OVERRUN, LinkPlans
-from isthmus.errors import MQTTError
+from isthmus.errors import LocalProtocolError, MQTTError
 from isthmus.mqtt.packets import Pingreq
 from raw import PUBACK, PUBCOMP, PUBREC, PUBREL, ack_packet, packet, publish_packet
 
@@ -545,3 +545,31 @@ def test_a_wire_is_a_link():
     wire = Wire()
     wire.write(publish_packet("t", "1"))
     assert payloads(wire.take()) == ["1"]
+
+
+@pytest.mark.parametrize("kind", [PUBACK, PUBREC])
+def test_what_came_before_a_wrong_acknowledgement_in_the_same_read_is_answered(kind):
+    """The messages before it have gone to all of their outlets."""
+    lane = make_lane()
+    wire = attach(lane)
+    send(lane, "out", qos=2 if kind == PUBACK else 1)
+    (sent,) = wire.take()
+    note = Note()
+    near = Near({b"t": [note]}, lane=lane)
+    answers = near.send(publish(1), publish(2), ack_packet(kind, sent.packet_id), publish(3))
+    assert note.payloads == ["1", "2"]
+    assert ids(answers) == [1, 2]
+    assert (near.received, near.traffic.received, near.traffic.packets_received) == (2, 2, 3)
+    (error,) = near.handled
+    assert isinstance(error, MQTTError)
+    assert near.unacked == 0
+
+
+def test_a_message_that_cannot_go_to_all_of_its_outlets_is_not_answered():
+    class Broken(Note):
+        def send(self, *what: Any) -> None:
+            raise LocalProtocolError("no identifier is free", 0x97)
+
+    near = Near({b"t": [Note()], b"u": [Note(), Broken()]})
+    assert near.send(publish(1), publish(2, topic="u")) == []
+    assert near.received == 2

@@ -168,63 +168,70 @@ class Source(Settler):
         plans = self._plans
         receipt: Receipt | None = None
         count = work = size = packets = 0
-        for event in events:
-            if type(event) is tuple:
-                fields = event
-                flags, topic, packet_id, properties, payload = fields
-                plan = plans.get(topic)
-                if plan is None or plan.stale:
+        try:
+            for event in events:
+                if type(event) is tuple:
+                    fields = event
+                    flags, topic, packet_id, properties, payload = fields
+                    plan = plans.get(topic)
+                    if plan is None or plan.stale:
+                        work += 1
+                        if not work % LOOK_EVERY and self._too_long(work):
+                            self._put_off(events, event)
+                            break
+                        plan = self._find(topic)
+                        plans = self._plans
+                    count += 1
+                    size += len(payload)
+                    if (properties or self.echoes is not None) and self._guarded(properties):
+                        receipt = self._publish_guarded(event, plan, receipt)
+                        if self.closed:
+                            break
+                    elif not flags:
+                        for outlet in plan.outlets:
+                            outlet.send(0, properties, payload, None)
+                    elif flags == 2:
+                        if receipt is None:
+                            receipt = open_receipt(self, PUBACK)
+                            self._pending.append(receipt)
+                        receipt.ids.append(packet_id)
+                        for outlet in plan.outlets:
+                            outlet.send(2, properties, payload, receipt)
+                    else:
+                        receipt = self._publish_rare(event, plan, receipt)
+                        if self.closed:
+                            break
+                elif type(event) is list:
+                    lane = self.lane
+                    packets += len(event)
+                    if lane is not None:
+                        lane.acked(event)
+                else:
                     work += 1
+                    packets += 1
                     if not work % LOOK_EVERY and self._too_long(work):
                         self._put_off(events, event)
                         break
-                    plan = self._find(topic)
+                    self.handle(event)
                     plans = self._plans
-                count += 1
-                size += len(payload)
-                if (properties or self.echoes is not None) and self._guarded(properties):
-                    receipt = self._publish_guarded(event, plan, receipt)
+                    if self._held is not None:
+                        self._held = events[_place(events, event) + 1 :]
+                        break
                     if self.closed:
                         break
-                elif not flags:
-                    for outlet in plan.outlets:
-                        outlet.send(0, properties, payload, None)
-                elif flags == 2:
-                    if receipt is None:
-                        receipt = open_receipt(self, PUBACK)
-                        self._pending.append(receipt)
-                    receipt.ids.append(packet_id)
-                    for outlet in plan.outlets:
-                        outlet.send(2, properties, payload, receipt)
-                else:
-                    receipt = self._publish_rare(event, plan, receipt)
-                    if self.closed:
-                        break
-            elif type(event) is list:
-                lane = self.lane
-                packets += len(event)
-                if lane is not None:
-                    lane.acked(event)
-            else:
-                work += 1
-                packets += 1
-                if not work % LOOK_EVERY and self._too_long(work):
-                    self._put_off(events, event)
-                    break
-                self.handle(event)
-                plans = self._plans
-                if self._held is not None:
-                    self._held = events[_place(events, event) + 1 :]
-                    break
-                if self.closed:
-                    break
-        self.received += count
-        traffic = self.traffic
-        traffic.received += count
-        traffic.received_bytes += size
-        traffic.packets_received += count + packets
-        if receipt is not None:
-            self._finish(receipt)
+        except MQTTError:
+            if receipt is not None and type(event) is not tuple:
+                self._finish(receipt)  # what came before is on its way, to all of its outlets
+            raise
+        else:
+            if receipt is not None:
+                self._finish(receipt)
+        finally:
+            self.received += count
+            traffic = self.traffic
+            traffic.received += count
+            traffic.received_bytes += size
+            traffic.packets_received += count + packets
         if self.link.blocked and not self.closed:
             self._check_answers()
 
