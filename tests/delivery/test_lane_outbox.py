@@ -287,3 +287,47 @@ def test_a_receipt_that_fails_costs_nobody_else_an_acknowledgement(store):
     send(lane, "y")
     commit(store)
     assert len(near.done) == 1
+
+
+def test_what_a_lane_inherits_goes_behind_what_waits_for_room(store):
+    lane, outbox = box(store, "a", limits=QueueLimits(max_bytes=100))
+    generation = make_lane()
+    near = Owed()
+    for number, way in enumerate([*[lane] * 5, generation, generation]):
+        receipt = near.receipt()
+        send(way, f"{number:040}", receipt=receipt)
+        receipt.release()
+        commit(store)
+    assert (outbox.stored, outbox.queued - outbox.stored) == (3, 2)
+    lane.inherit(generation)
+    commit(store)
+    assert outbox.stored == 3, "more than the limit is on disk"
+    assert len(near.done) == 3
+    wire = attach(lane)
+    commit(store)
+    assert drained(store, lane, wire) == [f"{number:040}" for number in range(7)]
+    assert len(near.done) == 7
+    assert not lane.full
+
+
+def test_a_log_that_is_full_stays_so_while_the_peer_takes_what_is_in_memory(store):
+    lane, outbox = box(store, "a", limits=QueueLimits(max_bytes=100), max_inflight=1)
+    wire = attach(lane)
+    commit(store)
+    outbox.spill()
+    near = Owed()
+    for number in range(5):
+        receipt = near.receipt()
+        send(lane, f"{number:040}", receipt=receipt)
+        receipt.release()
+        commit(store)
+    store.serve()
+    assert lane.full
+    (packet,) = wire.take()
+    lane.acked([wire_id(packet.packet_id)])
+    # Two wait for room, so that what nobody waits for has none.
+    assert lane.full
+    send(lane, "no room")
+    assert lane.drops.counts["queue_full"] == 1
+    assert drained(store, lane, wire) == [f"{number:040}" for number in range(1, 5)]
+    assert not lane.full

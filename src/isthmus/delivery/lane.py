@@ -557,7 +557,11 @@ class Lane:
                 if pace is not None and not pace.allows_one():
                     break
                 self._send(queue.popleft())
-            if self.full and queue.size < self.max_queued_bytes // 2:
+            if (
+                self.full
+                and queue.size < self.max_queued_bytes // 2
+                and (self.outbox is None or not self.outbox.logged)  # else that decides
+            ):
                 self.full = False
             if queue:
                 if self.outbox is not None and queue.size < LOW_BYTES:

@@ -233,9 +233,7 @@ class Outbox:
             receipt.holds += 1
         if self._closing or self._held or (full and blocks):
             index = 0 if receipt is None else len(receipt.ids) - 1
-            item = Queued(topic, first, properties, payload, receipt, index, expires)
-            self._held.append(item)
-            self._held_bytes += item.size
+            self._hold(Queued(topic, first, properties, payload, receipt, index, expires))
             self._look_at_size()
             return
         if receipt is not None:
@@ -247,13 +245,19 @@ class Outbox:
                 receipt.source.press()
 
     def keeps(self, item: Queued) -> bool:
-        """Append what has waited elsewhere, if it has to go to the log."""
+        """Append what has waited elsewhere, with its hold, if it has to go to the log."""
         if not spills(item.receipt) or not self.takes(item.first, item.receipt):
             return False
         if self._closing:
             self.spill()
-        self._keep(item)
+        self._hold(item)
+        self._keep_held()
         return True
+
+    def _hold(self, item: Queued) -> None:
+        """Keep a message in memory, behind all that is held, until there is room for it."""
+        self._held.append(item)
+        self._held_bytes += item.size
 
     def _keep(self, item: Queued) -> None:
         """Append what has waited in memory."""
@@ -280,7 +284,6 @@ class Outbox:
         for item in lane.take(lambda item: spills(item.receipt)):
             self._keep(item)
         self._keep_held()
-        self._look_at_size()
 
     def _keep_held(self) -> None:
         """Append what was held, as far as there is room."""
@@ -292,6 +295,7 @@ class Outbox:
             self._keep(item)
             count += 1
         del self._held[:count]
+        self._look_at_size()
 
     # -- limits ----------------------------------------------------------------------------------
 
@@ -304,7 +308,6 @@ class Outbox:
         self._lane.max_age_s = limits.max_age_s
         if self.logged and self._held and not self._closing:
             self._keep_held()
-            self._look_at_size()
 
     def _full(self) -> bool:
         """Whether there is as much on disk as may be."""
@@ -382,7 +385,6 @@ class Outbox:
                 backlog.log.drop()
                 self.backlogs[0].is_first = True
             self._keep_held()  # there may be room
-            self._look_at_size()
         else:
             if self._beginning == BEING_WRITTEN:
                 self._beginning = ON_DISK
@@ -544,10 +546,9 @@ class Outbox:
         self.spill()
         for backlog in other.backlogs:
             self._send_first(backlog)
-        self._held.extend(held)
-        self._held_bytes += sum(item.size for item in held)
+        for item in held:
+            self._hold(item)
         self._keep_held()
-        self._look_at_size()
 
     def send_first(self, log: Log) -> None:
         """Send what is in `log`, which is nobody's, before all that comes now."""
