@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from isthmus.app.settings import Settings
 from isthmus.connectors.outboxes import logs_of
 from isthmus.delivery import trust
+from isthmus.store.writer import Writer
 from raw import (
     CONNECT,
     PUBACK,
@@ -482,3 +484,36 @@ async def test_messages_of_a_memory_route_are_acknowledged_at_once_and_keep_thei
     await far.start()
     there, _ = await far.client()
     assert await taken(there, 10) == numbers(10)
+
+
+async def test_a_far_side_is_not_blamed_for_a_disk_that_does_not_answer(
+    isthmus, far, tmp_path, monkeypatch
+):
+    """PUBREL waits for the disk, so the far side has nothing to answer."""
+    near = await isthmus(durable(far.port, tmp_path, ack_timeout="2s"))
+    there, _ = await far.client()
+    await near.connected()
+    here = await near.client("here")
+    here.publish("out/a", "1", 2)
+    got = await there.expect(PUBLISH)
+    answers = threading.Event()
+    write = Writer.write
+
+    def wait(self: Writer, *what: object) -> object:
+        assert answers.wait(60)
+        return write(self, *what)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Writer, "write", wait)
+    there.send(ack_packet(PUBREC, got.packet_id))
+    await asyncio.sleep(5)  # more than twice as long as the far side has for an answer
+    assert near.status()["connects"] == 1
+    answers.set()
+    assert (await there.expect(PUBREL)).packet_id == got.packet_id
+    there.send(ack_packet(PUBCOMP, got.packet_id))
+    await until(lambda: near.cloud.stored == 0)
+    # But what has been sent to it is for it to answer.
+    here.publish("out/a", "2", 2)
+    got = await there.expect(PUBLISH)
+    there.send(ack_packet(PUBREC, got.packet_id))
+    await there.expect(PUBREL)
+    await until(lambda: "PUBREL" in near.status()["reason"])

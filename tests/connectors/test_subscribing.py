@@ -306,3 +306,29 @@ async def test_a_pool_says_how_much_of_it_is_connected(isthmus, far, caplog):
     lines = [record.getMessage() for record in caplog.records]
     assert "connector cloud: degraded: 2 of 3 connected" in lines
     assert "connector cloud: connected" in lines
+
+
+async def test_more_requests_than_there_are_identifiers_are_asked_as_answers_come(
+    isthmus, far, tmp_path, caplog
+):
+    """With a data folder there are some 4,000 identifiers for what is not in it."""
+    filters = [f"in/{number}" for number in range(4200)]
+    routes = {"in": back(*filters), "out": out("out/#")}
+    configuration = bridge(far.port, routes=routes, filters_per_subscribe=1)
+    configuration["broker"] = {"data": str(tmp_path / "data")}
+    near = await isthmus(configuration)
+    there, _ = await far.client()
+    asked = [name for _ in filters for name, _ in await grant(there)]
+    assert asked == filters
+    await until(lambda: near.status()["filters"] == 4200)
+    route = near.app.tables["cloud"]
+    for name in filters:
+        near.cloud.unsubscribe(name.encode(), route)
+    near.cloud.subscribe(b"in/0", route, 1)
+    gone = []
+    while len(gone) < 4199:
+        request = await there.expect(UNSUBSCRIBE)
+        gone += unsubscribed(request)
+        there.send(packet(0xB0, request.body[:2] + b"\0\0"))
+    assert gone == filters[1:]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

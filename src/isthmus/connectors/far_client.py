@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
 
 from isthmus import clock
 from isthmus.connectors.hello import hello
 from isthmus.delivery.source import OVERRUN, Source
 from isthmus.errors import ConnectError, LocalProtocolError, MQTTError, ProtocolViolation
 from isthmus.mqtt.connection import Connection, State
+from isthmus.mqtt.inflight import MAX_RECEIVE_MAXIMUM
 from isthmus.mqtt.packet_type import Role
 from isthmus.mqtt.packets import (
     Connack,
@@ -31,6 +34,8 @@ from isthmus.mqtt.reasons import ReasonCode, describe
 from isthmus.mqtt.topics import split_shared
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from isthmus.connectors.dialects import Dialect
     from isthmus.connectors.member import Member
     from isthmus.delivery.lane import Lane
@@ -49,8 +54,22 @@ MEASURE_EVERY_S = 10.0
 """How often the round trip is measured while messages pass. A connection without any is measured by
 the pings of its keep alive, so that nothing is sent over an idle one for the figures alone."""
 
+MOST_REQUESTS = 64
+"""SUBSCRIBE and UNSUBSCRIBE packets without an answer at a time. Beside messages that are on disk
+there are not many more identifiers: see `MAX_INFLIGHT` in `delivery/outbox.py`."""
+
+MOST_IN_FLIGHT = MAX_RECEIVE_MAXIMUM - MOST_REQUESTS - 1
+"""Messages in flight at most: it leaves identifiers for requests and a notification."""
+
 _PING = 0
 """The key of a PINGREQ among packet identifiers, of which none is 0."""
+
+
+class Request(NamedTuple):
+    """Filters to subscribe to in one packet, with their QoS; or to unsubscribe from (`ends`)."""
+
+    filters: dict[bytes, int]
+    ends: bool
 
 
 class FarClient(Source):
@@ -72,6 +91,7 @@ class FarClient(Source):
         "_oldest",
         "_requests",
         "_timer",
+        "_unasked",
         "ended",
         "opened",
         "place",
@@ -92,8 +112,9 @@ class FarClient(Source):
         super().__init__(link, connection, settings.receive_maximum)
         self._member = member
         self._clean_start = False
-        # What each SUBSCRIBE or UNSUBSCRIBE without an answer asks for, with the QoS.
-        self._requests: dict[int, dict[bytes, int]] = {}
+        # What has been asked for and has no answer, by packet identifier; and what is to be then.
+        self._requests: dict[int, Request] = {}
+        self._unasked: deque[Request] = deque()
         self._timer: Timer | None = None
         self._answer_timer: Timer | None = None
         self._measure_timer: Timer | None = None
@@ -235,32 +256,58 @@ class FarClient(Source):
 
     @property
     def pending(self) -> set[bytes]:
-        """The filters whose subscription has no answer yet."""
-        return {filter_ for request in self._requests.values() for filter_ in request}
+        """The filters whose subscription has no answer yet, or has not even been asked for."""
+        asked = (request for request in self._requests.values() if not request.ends)
+        unasked = (request for request in self._unasked if not request.ends)
+        return {filter_ for request in (*asked, *unasked) for filter_ in request.filters}
 
     def subscribe(self, filters: dict[bytes, int]) -> None:
         """Subscribe to `filters` with their QoS; the answers go to the member.
 
         What this far side takes no subscription for at all counts as refused by it.
         """
+        self._ask(filters, ends=False)
+
+    def unsubscribe(self, filters: list[bytes]) -> None:
+        """Unsubscribe from `filters`."""
+        self._ask(dict.fromkeys(filters, 0), ends=True)
+
+    def _ask(self, filters: dict[bytes, int], *, ends: bool) -> None:
         wanted = list(filters.items())
         most = self._member.connector.settings.filters_per_subscribe
         for start in range(0, len(wanted), most):
-            self._ask(wanted[start : start + most])
+            self._unasked.append(Request(dict(wanted[start : start + most]), ends))
+        self._ask_more()
 
-    def _ask(self, wanted: list[tuple[bytes, int]]) -> None:
-        """Send one SUBSCRIBE; in halves, if the far side does not take that."""
-        try:
-            self._subscribe(wanted)
-        except LocalProtocolError as error:
-            if len(wanted) == 1:
-                self._member.granted({wanted[0][0]: (wanted[0][1], error.reason)})
-                return
+    def _ask_more(self, most: int = MOST_REQUESTS) -> None:
+        """Send what waits to be asked for, in order; up to `most` requests have no answer."""
+        while self._unasked and len(self._requests) < most:
+            packet_id = self._packet_id()
+            request = self._unasked.popleft()
+            try:
+                self._send(self._packet(packet_id, request))
+            except LocalProtocolError as error:
+                self._free(packet_id)
+                self._ask_in_halves(request, error)
+            else:
+                self._requests[packet_id] = request
+                if not request.ends:
+                    self._asked_at[packet_id] = clock.monotonic()
+
+    def _ask_in_halves(self, request: Request, error: LocalProtocolError) -> None:
+        """The far side takes no such request: find out what of it it does not take."""
+        wanted = list(request.filters.items())
+        if len(wanted) > 1:
             middle = len(wanted) // 2
-            self._ask(wanted[:middle])
-            self._ask(wanted[middle:])
+            for half in (wanted[middle:], wanted[:middle]):
+                self._unasked.appendleft(Request(dict(half), request.ends))
+        elif not request.ends:
+            ((filter_, qos),) = wanted
+            self._member.granted({filter_: (qos, error.reason)})
 
-    def _subscribe(self, wanted: list[tuple[bytes, int]]) -> None:
+    def _packet(self, packet_id: int, request: Request) -> Subscribe | Unsubscribe:
+        if request.ends:
+            return Unsubscribe(packet_id, list(request.filters), {})
         # Retained messages come once per session, not at every reconnect.
         handling = self._member.retain_handling if self.v5 else 0
         filters = [
@@ -274,24 +321,9 @@ class FarClient(Source):
                     retain_handling=handling,
                 ),
             )
-            for filter_, qos in wanted
+            for filter_, qos in request.filters.items()
         ]
-        packet_id = self._packet_id()
-        try:
-            self._send(Subscribe(packet_id, filters, {}))
-        except LocalProtocolError:
-            self._free(packet_id)
-            raise
-        self._requests[packet_id] = dict(wanted)
-        self._asked_at[packet_id] = clock.monotonic()
-
-    def unsubscribe(self, filters: list[bytes]) -> None:
-        """Unsubscribe from `filters`."""
-        most = self._member.connector.settings.filters_per_subscribe
-        for start in range(0, len(filters), most):
-            packet_id = self._packet_id()
-            self._requests[packet_id] = {}
-            self._send(Unsubscribe(packet_id, filters[start : start + most], {}))
+        return Subscribe(packet_id, filters, {})
 
     def _free(self, packet_id: int) -> None:
         self.lane.window.reserved.discard(packet_id.to_bytes(2, "big"))
@@ -303,18 +335,20 @@ class FarClient(Source):
         return int.from_bytes(packet_id, "big")
 
     def _answered(self, packet: Suback | Unsuback) -> None:
-        filters = self._requests.pop(packet.packet_id, None)
-        if filters is None:
+        request = self._requests.pop(packet.packet_id, None)
+        if request is None:
             self.fail(ProtocolViolation("an answer to nothing that was asked"))
             return
         self._free(packet.packet_id)
         self._round_trip(packet.packet_id)
         if isinstance(packet, Suback):
+            filters = {} if request.ends else request.filters
             if len(packet.codes) != len(filters):
                 self.fail(ProtocolViolation("SUBACK has another number of codes than filters"))
                 return
             answers = zip(filters.items(), packet.codes, strict=True)
             self._member.granted({filter_: (qos, code) for (filter_, qos), code in answers})
+        self._ask_more()
 
     # -- keep alive and end ----------------------------------------------------------------------
 
@@ -345,7 +379,7 @@ class FarClient(Source):
         timeout_s = self._member.connector.settings.ack_timeout or 0.0
         for kind, waiting in (
             ("message", window.entries.values()),
-            ("PUBREL", window.releasing),
+            ("PUBREL", self._released()),
             ("subscription", self._requests),
         ):
             oldest = next(iter(waiting), None)
@@ -358,6 +392,13 @@ class FarClient(Source):
                 )
                 return
         self._watch_answers()
+
+    def _released(self) -> Iterator[bytes]:
+        """The identifiers whose PUBREL has been sent: that of others waits for the disk."""
+        outbox = self.lane.outbox
+        for packet_id in self.lane.window.releasing:
+            if outbox is None or not outbox.ids.is_untold(packet_id):
+                yield packet_id
 
     def _watch_keep_alive(self) -> None:
         deadline = self.connection.deadline()
@@ -431,6 +472,8 @@ class FarClient(Source):
             if for_good and not self.v5:
                 # It cannot end the session, but the far side need not fill it.
                 self.unsubscribe(self._member.parting)
+                with suppress(LocalProtocolError):  # as many as there are identifiers
+                    self._ask_more(MAX_RECEIVE_MAXIMUM)
             self._send(Disconnect(0, properties))
         self.leave(reason)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from isthmus import clock
 from isthmus.connectors.dialects import Dialect, DialectChoice
-from isthmus.connectors.far_client import FarClient
+from isthmus.connectors.far_client import MOST_IN_FLIGHT, FarClient
 from isthmus.connectors.guess import look
 from isthmus.connectors.hello import WillChoice, configured_will
 from isthmus.connectors.queued_lane import QueuedLane
@@ -416,7 +416,7 @@ class Member:
                 self.lane.inherited = set()
         attach_lane(
             session_present=present,
-            receive_maximum=peer.receive_maximum - noticed,
+            receive_maximum=min(peer.receive_maximum - noticed, MOST_IN_FLIGHT),
         )
         self.lane.keeps_qos0 = self.connector.settings.start == "lazy"
         self._set_state("connected", "")
