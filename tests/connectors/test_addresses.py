@@ -7,12 +7,15 @@ import asyncio
 import pytest
 import pytest_asyncio
 
+from isthmus.delivery import backlog, logged_ids
 from mosquitto import free_port
 from raw import (
     CONNECT,
     DISCONNECT,
     PUBACK,
+    PUBCOMP,
     PUBLISH,
+    PUBREC,
     PUBREL,
     FarSide,
     Raw,
@@ -21,7 +24,7 @@ from raw import (
     parse_hello,
     until,
 )
-from running import QUICK, back, bridge, out
+from running import QUICK, Isthmus, back, bridge, out
 
 SOON = {"every": "100ms", "successes": 3}
 
@@ -152,6 +155,77 @@ async def test_what_was_on_its_way_to_one_address_is_new_at_the_other(
         third = await there.expect(PUBLISH)
     assert (third.payload, third.qos, third.dup) == (b"two", 2, False)
     assert (first.payload, second.payload) == (b"one", b"two")
+
+
+class Service:
+    """A service that keeps its session and what it holds of QoS 2 in it; see `serve`."""
+
+    def __init__(self) -> None:
+        self.held: set[int] = set()
+        self.got: list[str] = []
+
+    async def serve(self, there: Raw) -> None:
+        """Take every message to the end of its exchange, for ever."""
+        while True:
+            packet = await there._read()
+            if packet.kind == PUBLISH:
+                if packet.packet_id not in self.held:
+                    self.held.add(packet.packet_id)
+                    self.got.append(packet.payload.decode())
+                there.send(ack_packet(PUBREC, packet.packet_id))
+            elif packet.kind == PUBREL:
+                self.held.discard(packet.packet_id)
+                there.send(ack_packet(PUBCOMP, packet.packet_id))
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_a_service_that_holds_an_identifier_loses_no_later_message(
+    isthmus, far, backup, tmp_path, monkeypatch, restart
+):
+    """With a data folder that was used before, identifiers follow from places in it."""
+    monkeypatch.setattr(logged_ids, "IDS", 4)
+    monkeypatch.setattr(backlog, "MAX_AHEAD", 2)
+    configuration = {
+        **two(far.port, backup.port, **({"round_robin": True} if restart else {})),
+        "broker": {"data": str(tmp_path / "data")},
+    }
+    first, second = Service(), Service()
+    near = await Isthmus.start(configuration)
+    await far.client()
+    await near.connected()
+    await near.app.stop()
+    near = await (Isthmus.start if restart else isthmus)(configuration)
+    there, _ = await far.client(session_present=True)
+    here = await near.client("here")
+    here.publish("out/0", "0", 2)
+    sent = await there.expect(PUBLISH)
+    first.held.add(sent.packet_id)
+    first.got.append(sent.payload.decode())
+    far.stop_listening()
+    there.close()
+    there, _ = await backup.client()
+    serving = asyncio.create_task(second.serve(there))
+    await until(lambda: second.got == ["0"] and not second.held)
+    await until(lambda: not near.cloud.stored)
+    await far.start()
+    if restart:
+        here.close()
+        await near.app.stop()
+        near = await isthmus(configuration)
+        here = await near.client("here")
+    else:
+        for _ in range(3):
+            await far.client()  # of the look whether it is back
+    serving.cancel()
+    there, _ = await far.client(session_present=True)
+    serving = asyncio.create_task(first.serve(there))
+    payloads = [str(number) for number in range(1, 8)]
+    for payload in payloads:
+        here.publish("out/0", payload, 2)
+    await until(lambda: not near.cloud.stored and len(first.got) + len(first.held) >= 4)
+    await until(lambda: near.status()["acknowledged"] >= len(payloads))
+    serving.cancel()
+    assert first.got == ["0", *payloads]
 
 
 async def test_real_brokers_primary_down_and_up_again(isthmus, mosquitto, tmp_path):

@@ -331,3 +331,103 @@ def test_a_log_that_is_full_stays_so_while_the_peer_takes_what_is_in_memory(stor
     assert lane.drops.counts["queue_full"] == 1
     assert drained(store, lane, wire) == [f"{number:040}" for number in range(1, 5)]
     assert not lane.full
+
+
+class Keeper:
+    """A peer that keeps its session: of QoS 2 it takes what has an identifier that is free."""
+
+    def __init__(self) -> None:
+        self.held: set[int] = set()
+        self.got: list[str] = []
+
+    def read(self, wire: Wire) -> list[int]:
+        """Take what has come; the identifiers of its messages."""
+        ids = []
+        for packet in wire.take():
+            if packet.kind == PUBREL:
+                self.held.discard(packet.packet_id)
+                continue
+            assert packet.kind == PUBLISH
+            ids.append(packet.packet_id)
+            if packet.packet_id not in self.held:
+                self.held.add(packet.packet_id)
+                self.got.append(packet.payload.decode())
+        return ids
+
+    def exchange(self, store: SteppedStore, lane: Lane, wire: Wire) -> None:
+        """Take what comes, to the end of its exchange."""
+        for _ in range(12):
+            commit(store)
+            store.serve()
+            for packet_id in self.read(wire):
+                lane.recorded(packet_id, 0)
+                commit(store)
+                self.read(wire)
+                lane.completed(packet_id)
+
+
+@pytest.fixture
+def few_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The identifiers of the log go round after four messages."""
+    monkeypatch.setattr(logged_ids, "IDS", 4)
+    monkeypatch.setattr(backlog, "MAX_AHEAD", 2)
+
+
+def used(store: SteppedStore) -> SteppedStore:
+    """What a process leaves that had a session of its own."""
+    lane, _ = box(store, "a")
+    attach(lane)
+    commit(store)
+    lane.detach()
+    commit(store)
+    return store.crash(written=True)
+
+
+@pytest.mark.usefixtures("few_ids")
+@pytest.mark.parametrize("restart", [False, True])
+def test_an_old_session_holds_nothing_against_new_messages_after_a_fail_over(store, restart):
+    store = used(store)
+    lane, _ = box(store, "a", max_inflight=1)
+    first, second = Keeper(), Keeper()
+    wire = attach(lane, session_present=True)
+    send(lane, "0", qos=2)
+    commit(store)
+    assert first.read(wire) == [logged_ids.FIRST_ID + 1]
+    lane.detach()
+    wire = attach(lane, moved=True)
+    second.exchange(store, lane, wire)
+    lane.detach()
+    if restart:
+        commit(store)
+        store = store.crash(written=True)
+        lane, _ = box(store, "a", max_inflight=1)
+    wire = attach(lane, session_present=True, moved=True)
+    sent = [str(number) for number in range(1, 10)]
+    for payload in sent:
+        send(lane, payload, qos=2)
+        first.exchange(store, lane, wire)
+    assert second.got == ["0"]
+    assert first.got == ["0", *sent]
+
+
+@pytest.mark.usefixtures("few_ids")
+def test_what_an_old_session_holds_of_this_log_stays_one_message(store):
+    """It is known from before the crash, which came after a fail-over and back."""
+    store = used(store)
+    lane, _ = box(store, "a", max_inflight=1)
+    peer = Keeper()
+    attach(lane, moved=True)
+    commit(store)
+    lane.detach()
+    wire = attach(lane, session_present=True, moved=True)
+    send(lane, "once", qos=2)
+    commit(store)
+    peer.read(wire)
+    assert peer.got == ["once"]
+    store = store.crash(written=True)
+    lane, _ = box(store, "a", max_inflight=1)
+    wire = attach(lane, session_present=True)
+    peer.exchange(store, lane, wire)
+    send(lane, "more", qos=2)
+    peer.exchange(store, lane, wire)
+    assert peer.got == ["once", "more"]

@@ -372,6 +372,9 @@ class Member:
         """The far side accepted `client`: subscribe what is missing, then send what waits."""
         present = connack.session_present
         moved = self._last_place not in (None, client.place)
+        outboxes = self.connector.outboxes
+        if outboxes is not None:
+            moved = outboxes.connected(self.lane, self.addresses[client.place].shown) or moved
         self.retain_handling = 0 if self._fresh and present else 1
         self._fresh = False
         self._last_place = client.place
@@ -396,27 +399,18 @@ class Member:
         self._ask_again_s = ASK_AGAIN_MIN_S
         self.connector.attached(self, client, session_present=present and not moved)
 
-        def attach_lane(*, session_present: bool, receive_maximum: int) -> None:
-            self.lane.attach(
-                client.link,
-                v5=client.v5,
-                session_present=session_present,
-                receive_maximum=receive_maximum,
-                max_packet=largest,
-                max_qos=peer.maximum_qos,
-                retain=peer.retain_available,
-                aliases=client.connection.aliases,
-            )
-
-        if moved:
+        self.lane.attach(
+            client.link,
+            v5=client.v5,
+            session_present=present,
             # What is in flight was sent to another service: here these are new publications. An
             # old session here may still hold packet identifiers of QoS 2, which are freed first.
-            attach_lane(session_present=False, receive_maximum=0)
-            if present:
-                self.lane.inherited = set()
-        attach_lane(
-            session_present=present,
+            moved=moved,
             receive_maximum=min(peer.receive_maximum - noticed, MOST_IN_FLIGHT),
+            max_packet=largest,
+            max_qos=peer.maximum_qos,
+            retain=peer.retain_available,
+            aliases=client.connection.aliases,
         )
         self.lane.keeps_qos0 = self.connector.settings.start == "lazy"
         self._set_state("connected", "")

@@ -82,6 +82,15 @@ class Outboxes:
             self._add_stage(stages)
         self._hold_back(stages)
 
+    def connected(self, lane: Lane, address: str) -> bool:
+        """A connection of `lane` is open; whether the last one, of any process, led elsewhere."""
+        connector = self._connector.name
+        pool = self._pools.get(connector)
+        assert pool is not None  # since `take_up`
+        places = {**pool.places, lane.name: address}
+        self._pools.set(connector, pool._replace(places=places))
+        return pool.places.get(lane.name, address) != address
+
     def hold_back(self) -> None:
         """Have what comes from now on wait on disk for all that is there: the pool is another."""
         for outbox in self._all():
@@ -110,7 +119,11 @@ class Outboxes:
         return [identity.client_id for identity in self._connector.identities]
 
     def _write(self, stages: list[dict[str, int]]) -> None:
-        self._pools.set(self._connector.name, Pool(self._client_ids(), [*stages]))
+        connector, client_ids = self._connector.name, self._client_ids()
+        before = self._pools.get(connector)
+        known = {} if before is None else before.places
+        places = {one: known[one] for one in client_ids if one in known}
+        self._pools.set(connector, Pool(client_ids, [*stages], places))
 
     def take_settings(self) -> None:
         """Keep to what the settings of the connector say now."""

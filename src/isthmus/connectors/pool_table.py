@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,11 +24,13 @@ class Pool(NamedTuple):
 
     `client_ids` are those of its connections, in order, as the order decides about topics. In
     `stages`, oldest first, are the names of logs with the number of the first record that came
-    after that change of the pool; of a log that is not named all came after it.
+    after that change of the pool; of a log that is not named all came after it. `places` are the
+    addresses of the last connections, by client id.
     """
 
     client_ids: list[str]
     stages: list[dict[str, int]]
+    places: dict[str, str]
 
 
 class PoolTable:
@@ -67,9 +69,11 @@ def _row(name: str, pool: Pool) -> Row:
     return name.encode(), json.dumps(pool).encode()
 
 
-def _pool(found: list[list[object]]) -> Pool:
-    client_ids, stages = found
+def _pool(found: list[Any]) -> Pool:
+    client_ids, stages, *more = found
+    places = more[0] if more else {}
     return Pool(
         [str(client_id) for client_id in client_ids],
-        [{str(name): int(end) for name, end in stage.items()} for stage in stages],  # type: ignore[attr-defined]
+        [{str(name): int(end) for name, end in stage.items()} for stage in stages],
+        {str(client_id): str(address) for client_id, address in places.items()},
     )

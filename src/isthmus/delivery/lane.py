@@ -233,6 +233,7 @@ class Lane:
         *,
         v5: bool,
         session_present: bool,
+        moved: bool = False,
         receive_maximum: int,
         max_packet: int,
         max_qos: int = 2,
@@ -242,7 +243,8 @@ class Lane:
         """Carry messages over `link`, whose session is open.
 
         What is in flight goes first, in order: with the same packet identifiers and DUP where the
-        peer kept the session (MQTT-4.4.0-1), as new publications where it did not. Then the queue.
+        peer kept the session (MQTT-4.4.0-1), as new publications where it did not, or where it was
+        sent to another peer (`moved`). Then the queue.
         """
         was_v5, self.v5 = self.v5, v5
         self.link = link
@@ -254,16 +256,16 @@ class Lane:
         self.window.limit = min(self.max_inflight, receive_maximum)
         self._blocked_bytes = 0
         self._retry_s = RETRY_MIN_S
-        known = self._attached
         if self.outbox is not None:
-            self.outbox.attached(session_present=session_present)
-        if session_present:
+            self.outbox.attached(session_present=session_present, moved=moved)
+        if session_present and not moved:
             self._prepare_resend(was_v5)
-            if not known and self.blocks:
-                self.inherited = set()
         else:
             self._requeue(was_v5)
+        if not session_present:
             self.inherited = None
+        elif self.blocks and (moved or not self._attached):
+            self.inherited = set()
         self.queues_qos2 = self.outbox is not None or self.inherited is not None
         self._attached = True
         link.on_drained = self._drained
@@ -634,7 +636,7 @@ class Lane:
         first = 0x30 | first & DUP | qos << 1 | (first & 1 and self._retain)
         packet_id = self._packet_id(receipt) if qos else b""
         if qos == 2 and self.inherited is not None:
-            self._disown(link, packet_id)
+            self._disown(link, packet_id, first)
         block = b""
         if self.v5:
             block = varint(len(properties)) + properties if properties else NO_PROPERTIES
@@ -740,15 +742,15 @@ class Lane:
         self._resend = None
         return True
 
-    def _disown(self, link: Link, packet_id: bytes) -> None:
-        """Free a packet identifier that the peer may hold from an earlier life of this process.
+    def _disown(self, link: Link, packet_id: bytes, first: int) -> None:
+        """Free a packet identifier that the peer may hold from before this process or connection.
 
         The peer would take a new QoS 2 message under it for a repetition, and drop it. PUBREL makes
         it forget; its answer, PUBCOMP, matches nothing here and is ignored.
         """
         assert self.inherited is not None
         if packet_id not in self.inherited and (
-            self.outbox is None or self.outbox.ids.may_be_held(packet_id)
+            self.outbox is None or self.outbox.ids.may_be_held(packet_id, first)
         ):
             self.inherited.add(packet_id)
             link.write(PUBREL + packet_id)
@@ -950,3 +952,6 @@ class Lane:
             )
         # PUBREC was received for those that are being released: the peer took them.
         self.window.clear()
+        if self.outbox is not None:
+            for item in self._queue or ():
+                item.first &= ~DUP  # what may have been sent in an earlier life, to that session

@@ -13,7 +13,6 @@ cdef class LoggedIds:
     cdef set _renamed
     cdef dict _untold
     cdef dict _untold_closing
-    cdef public bint known
     cdef public dict taken
 
     @cython.locals(stored=Stored)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from isthmus.delivery.publication import DUP
 from isthmus.delivery.stored import Stored
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ IDS = 60_000
 MAX_AHEAD = IDS // 2
 """So far behind the first that is not done a message may be sent: its identifier is free then."""
 
+NEW_SESSION, OLD_SESSION = 1, 2
+"""What `Log.begun` says: whether the peer's session began with what was sent from this log. In an
+old one it may hold identifiers that the log knows nothing of."""
+
 
 def packet_id_of(seq: int) -> bytes:
     """The packet identifier of logged message number `seq`."""
@@ -36,15 +41,13 @@ def packet_id_of(seq: int) -> bytes:
 class LoggedIds:
     """Those of `log`.
 
-    `known` says that the log tells which identifiers the peer may hold. `taken` are those of what
-    the peer owns by PUBREC, until PUBCOMP, with the places in the log.
+    `taken` are those of what the peer owns by PUBREC, until PUBCOMP, with the places in the log.
     """
 
-    __slots__ = ("_log", "_renamed", "_untold", "_untold_closing", "known", "taken")
+    __slots__ = ("_log", "_renamed", "_untold", "_untold_closing", "taken")
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self.known = True
         self.taken: dict[bytes, int] = {}
         # Messages whose own identifier the peer did not take.
         self._renamed: set[int] = set()
@@ -67,12 +70,32 @@ class LoggedIds:
             self._renamed = {seq for seq in self._renamed if seq >= self._log.done_below}
             self._renamed.add(receipt.seq)
 
-    def may_be_held(self, packet_id: bytes) -> bool:
+    def opened(self, *, session_present: bool, moved: bool) -> bool:
+        """There is a connection; whether nothing may be sent before the disk knows that.
+
+        `moved` says that the one before led to another peer, so that this one's session, if there
+        is one, is from before that.
+        """
+        log = self._log
+        first = not log.begun
+        begun = log.begun
+        if not session_present:
+            begun = NEW_SESSION
+        elif moved or first:
+            begun = OLD_SESSION
+        if moved or begun != log.begun:
+            log.begin(begun)
+        # It could not be known for long where the disk fails: better twice than not at all.
+        return (moved or first) and not log.failing
+
+    def may_be_held(self, packet_id: bytes, first: int) -> bool:
         """Whether the peer may hold `packet_id` for something that nobody knows of any more.
 
-        With a log, that is true only of those that do not follow from a place in it.
+        Of those that follow from a place in the log it does so only in an old session. `first` is
+        the first byte of the PUBLISH: one with DUP may have come there in an earlier life, and is
+        what the peer holds then.
         """
-        return not self.known or packet_id < FIRST_LOGGED
+        return packet_id < FIRST_LOGGED or (self._log.begun == OLD_SESSION and not first & DUP)
 
     # -- QoS 2 -----------------------------------------------------------------------------------
 

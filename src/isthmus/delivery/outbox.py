@@ -465,23 +465,22 @@ class Outbox:
 
     # -- the connection --------------------------------------------------------------------------
 
-    def attached(self, *, session_present: bool) -> None:
-        """There is a connection; the peer may have kept the session."""
-        lane, log = self._lane, self.log
-        if lane.blocks and not log.begun:
-            log.begin()
-            self.ids.known = False
-            if not log.failing:  # it could not be known for long: better twice than not at all
-                self._beginning = NOTED
+    def attached(self, *, session_present: bool, moved: bool) -> None:
+        """There is a connection; the peer may have kept the session. `moved`: see `Lane.attach`."""
+        lane = self._lane
+        resumes = session_present and not moved
+        if lane.blocks and self.ids.opened(session_present=session_present, moved=moved):
+            self._beginning = NOTED
         if self.logged:
             self.pace.begin()
         if not self._resumed:
             self._resumed = True
             self.ids.resume(lane.window)
-            if session_present and self.logged:
+            if resumes and self.logged:
                 # In an earlier life the peer may have got as many as may be on their way.
                 self.backlog.maybe_sent = lane.max_inflight
-        if not session_present:
+        if not resumes:
+            self.backlog.maybe_sent = 0
             self.ids.end_all()
         assert lane.link is not None
         lane.window.limit = min(lane.window.limit, MAX_INFLIGHT)

@@ -19,7 +19,7 @@ cdef class Log:
     cdef Py_ssize_t _start
     cdef object _store
     cdef set _taken
-    cdef public bint begun
+    cdef public int begun
     cdef public long long done_below
     cdef public long long id
     cdef public str name

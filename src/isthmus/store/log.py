@@ -79,9 +79,9 @@ class Log:
     `next` is the sequence number that the next record gets, `stored` that of the first record that
     is not on disk; `done_below` the first that is not done. `unrecorded` counts what is done and
     not yet on disk as such, `given_up` the same for what was given up. `size` counts the bytes that
-    are kept, `unstored_bytes` those of them that are not on disk yet. `begun` says that records may
-    have been sent, in this process or before. Below `trimmed` nothing is on disk any more. `owner`
-    is told about commits.
+    are kept, `unstored_bytes` those of them that are not on disk yet. `begun` is 0 until records
+    may have been sent, in this process or before; then it is what their sender notes of it. Below
+    `trimmed` nothing is on disk any more. `owner` is told about commits.
     """
 
     __slots__ = (
@@ -121,7 +121,7 @@ class Log:
         self.next = self.stored = state.next
         self.done_below = self.trimmed = state.recorded
         self.unrecorded = self.given_up = 0
-        self.begun = bool(state.begun)
+        self.begun = state.begun
         self.owner: Owner | None = None
         self._noted = False
         singles, self._skipped = ranges(state.done)
@@ -243,9 +243,9 @@ class Log:
         """Record number `seq` is the last one in `log` now; it is done here in this turn."""
         self._moved[seq] = (log, log.next - 1)
 
-    def begin(self) -> None:
-        """Records may be sent, when this is on disk."""
-        self.begun = True
+    def begin(self, begun: int) -> None:
+        """Records may be sent, when this is on disk; `begun` is above 0, and kept there too."""
+        self.begun = begun
         self._store.note(self)
         self._store.hurry()
 
@@ -331,7 +331,7 @@ class Log:
         if self._taken:
             taken = array("Q", sorted(seq for seq in self._taken if seq < end)).tobytes()
         recorded = min(self.done_below, end)
-        return State(self.id, self.name, end, recorded, done, taken, int(self.begun))
+        return State(self.id, self.name, end, recorded, done, taken, self.begun)
 
     def step(self, deleted: Container[Log]) -> Step:
         """How far it has got, to be written before the new records of any log.
