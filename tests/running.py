@@ -81,9 +81,28 @@ class Isthmus:
     def cloud(self) -> Connector:
         return self.app.connectors["cloud"]
 
-    def status(self, member: int = 0) -> dict[str, Any]:
-        found: dict[str, Any] = self.cloud.statistics()["members"][member]
-        return found
+    @property
+    def subscribed(self) -> dict[str, int]:
+        """What the far side answered to each filter."""
+        return {name.decode(): code for name, code in self.cloud.subscriptions.answers.items()}
+
+    def status(self, number: int = 0) -> dict[str, Any]:
+        """What is known about one connection of the pool."""
+        member = self.cloud.members[number]
+        granted, refused = self.cloud.subscriptions.counts(member.index)
+        return {
+            "client_id": member.client_id,
+            "state": member.state,
+            "reason": member.reason,
+            "connects": member.connects,
+            "address": str(member.address),
+            "version": "" if member.dialect is None else str(member.dialect),
+            "filters": granted,
+            "filters_refused": refused,
+            "queued": member.lane.queued,
+            "sent": member.lane.sent,
+            "refused": member.lane.refused,
+        }
 
     async def connected(self, name: str = "cloud") -> None:
         """Wait until all members are connected and every filter has its answer."""

@@ -272,7 +272,7 @@ async def test_what_the_far_side_allows_lowers_the_qos(mosquitto, isthmus):
     far = await mosquitto("max_qos 1")
     near = await isthmus(bridge(far.port, routes={"out": out("o", qos=2), "in": back("i", qos=2)}))
     await near.connected()
-    assert near.cloud.statistics()["subscribed"] == {"i": 1}
+    assert near.subscribed == {"i": 1}
     here = await near.client("here")
     there = await Raw.client(far.port, "there")
     await there.subscribe("o", qos=1)
@@ -303,7 +303,7 @@ async def test_overlapping_filters_deliver_once(mosquitto, isthmus, version):
     }
     near = await isthmus(bridge(far.port, routes=routes, version=version))
     await near.connected()
-    assert list(near.cloud.statistics()["subscribed"]) == ["in/#"]
+    assert list(near.subscribed) == ["in/#"]
     here = await near.client("here")
     there = await Raw.client(far.port, "there")
     await there.subscribe("#", qos=1)
@@ -342,7 +342,7 @@ async def test_refused_subscriptions_are_shown(mosquitto, isthmus, tmp_path, cap
     routes = {"a": back("allowed/#"), "b": back("$SYS/#", "secret/#")}
     near = await isthmus(bridge(far.port, routes=routes, version=version))
     await near.connected()
-    found = near.cloud.statistics()["subscribed"]
+    found = near.subscribed
     # Debian's Mosquitto grants every subscription and filters deliveries, with one exception.
     assert found["allowed/#"] in (0, 1, 2)
     assert set(found) == {"allowed/#", "$SYS/#", "secret/#"}
@@ -365,7 +365,7 @@ async def test_a_pool_keeps_the_order_of_each_topic(mosquitto, isthmus, pool):
         found = await there.message()
         seen.setdefault(found.topic, []).append(int(found.payload))
     assert seen == {f"o/{topic}": list(range(each)) for topic in range(topics)}
-    used = [member["sent"] for member in near.cloud.statistics()["members"]]
+    used = [member.lane.sent for member in near.cloud.members]
     assert sum(used) == topics * each
     assert all(used), "each connection of the pool carries a share"
 
@@ -380,7 +380,7 @@ async def test_only_one_of_a_pool_subscribes(mosquitto, isthmus):
     await there.published("in/x", "once", 1)
     assert (await here.message()).payload == b"once"
     await here.nothing()
-    names = [member["client_id"] for member in near.cloud.statistics()["members"]]
+    names = [member.client_id for member in near.cloud.members]
     assert [name.rpartition(":")[2] for name in names] == ["1", "2", "3", "4"]
     assert len({name.rpartition(":")[0] for name in names}) == 1
 

@@ -49,11 +49,11 @@ async def test_keys_without_effect_are_named_in_the_log(isthmus, far, caplog):
 
 async def test_a_node_without_ids_opens_nothing_and_keeps_its_messages(isthmus, far, caplog):
     near = await isthmus({**with_ids(far.port), "node": "nobody"})
-    assert near.cloud.statistics()["state"] == "stopped"
-    assert "no client id for node 'nobody'" in near.cloud.statistics()["status"]
+    assert near.cloud.state == "stopped"
+    assert "no client id for node 'nobody'" in near.cloud.status
     here = await near.client("here")
     here.publish("out/a", "1", 1)
-    await until(lambda: near.cloud.statistics()["waiting"] == 1)
+    await until(lambda: near.cloud.figures.read()["queued"] == 1)
     assert not await here.arrived()  # it is not acknowledged: its publisher keeps it
     assert far._accepted.empty()
     assert any("messages wait" in record.getMessage() for record in caplog.records)

@@ -96,9 +96,8 @@ async def test_each_member_subscribes_to_its_part(isthmus, far):
         assert len(asked) > 4
     assert sorted(seen) == sorted(filters)
     await near.connected()
-    statistics = near.cloud.statistics()
-    assert sum(member["filters"] for member in statistics["members"]) == 64
-    assert len(statistics["subscribed"]) == 61
+    assert near.cloud.figures.read()["subscriptions"] == 64
+    assert len(near.subscribed) == 61
 
 
 async def test_messages_come_once_over_a_pool_with_a_real_broker(isthmus, mosquitto):
@@ -189,10 +188,10 @@ async def test_a_refused_filter_is_asked_for_again(isthmus, far, monkeypatch, ca
     # What will never be granted here waits for the next connection.
     assert await grant(there, 0x87) == [("secret/#", 0x1E)]
     assert await grant(there, 1) == [("secret/#", 0x1E)]
-    await until(lambda: near.cloud.statistics()["subscribed"]["secret/#"] == 1)
+    await until(lambda: near.subscribed["secret/#"] == 1)
     assert near.status()["filters"] == 2
     assert near.status()["filters_refused"] == 1
-    assert near.cloud.statistics()["subscribed"]["$share/g/s"] == 0x9E
+    assert near.subscribed["$share/g/s"] == 0x9E
     errors = [record for record in caplog.records if record.levelname == "ERROR"]
     assert len(errors) == 2  # the same refusal is logged once
 
@@ -204,7 +203,7 @@ async def test_what_a_refused_filter_covers_works_all_the_same(isthmus, far):
     there, _ = await far.client()
     assert await grant(there, 0x87) == [("#", 0x1E)]
     assert await grant(there) == [("alarm/#", 0x1E), ("b", 0x1E)]
-    await until(lambda: len(near.cloud.statistics()["subscribed"]) == 3)
+    await until(lambda: len(near.subscribed) == 3)
     here = await near.client("here")
     await here.subscribe("#", qos=2)
     there.publish("alarm/fire", "!", 1)
@@ -217,7 +216,7 @@ async def test_what_a_refused_filter_covers_works_all_the_same(isthmus, far):
     gone = await there.expect(UNSUBSCRIBE)
     assert unsubscribed(gone) == ["alarm/#", "b"]
     there.send(packet(0xB0, gone.body[:2] + b"\0\0\0"))
-    await until(lambda: near.cloud.statistics()["subscribed"] == {"#": 2})
+    await until(lambda: near.subscribed == {"#": 2})
 
 
 async def test_a_far_side_without_wildcards_is_asked_for_what_they_cover(isthmus, far):
@@ -226,7 +225,7 @@ async def test_a_far_side_without_wildcards_is_asked_for_what_they_cover(isthmus
     assert await grant(there) == [("a", 0x1E)]
     assert await grant(there) == [("b/c", 0x1E)]
     await near.connected()
-    assert near.cloud.statistics()["subscribed"] == {"#": 0xA2, "b/+": 0xA2, "a": 2, "b/c": 2}
+    assert near.subscribed == {"#": 0xA2, "b/+": 0xA2, "a": 2, "b/c": 2}
 
 
 async def test_a_new_wide_filter_that_is_refused_takes_nothing_away(isthmus, far):
@@ -298,11 +297,11 @@ async def test_a_pool_says_how_much_of_it_is_connected(isthmus, far, caplog):
     near = await isthmus(bridge(far.port, routes={"in": back("in/#")}, pool=3))
     for _ in range(2):
         await far.client()
-    await until(lambda: near.cloud.statistics()["status"] == "connecting: 2 of 3 connected")
+    await until(lambda: near.cloud.status == "connecting: 2 of 3 connected")
     third, _ = await far.client()
-    await until(lambda: near.cloud.statistics()["status"] == "connected")
+    await until(lambda: near.cloud.status == "connected")
     third.close()
-    await until(lambda: near.cloud.statistics()["state"] == "degraded")
+    await until(lambda: near.cloud.state == "degraded")
     lines = [record.getMessage() for record in caplog.records]
     assert "connector cloud: degraded: 2 of 3 connected" in lines
     assert "connector cloud: connected" in lines

@@ -119,7 +119,7 @@ def outcome(lane: Lane) -> Any:
             (packet.flags, packet.body)
             for packet in lane.link.take(5 if lane.v5 else 4)  # type: ignore[attr-defined]
         ]
-    return sent, lane.statistics(), lane.drops.counts
+    return sent, lane.sent, lane.queued, lane.queued_bytes, lane.inflight, lane.drops.counts
 
 
 @given(kinds, messages, tables)

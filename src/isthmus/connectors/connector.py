@@ -640,36 +640,6 @@ class Connector:
         reason = next((member.reason for member in self.members if member.state == state), "")
         return f"{state}: {reason}" if reason else state
 
-    def statistics(self) -> dict[str, Any]:
-        """State, subscriptions and counters, as plain values."""
-        members = []
-        for member in self.members:
-            granted, refused = self.subscriptions.counts(member.index)
-            members.append(
-                {
-                    "client_id": member.client_id,
-                    "state": member.state,
-                    "reason": member.reason,
-                    "since": member.since,
-                    "connects": member.connects,
-                    "address": str(member.address),
-                    "version": "" if member.dialect is None else str(member.dialect),
-                    "filters": granted,
-                    "filters_refused": refused,
-                    **member.lane.statistics(),
-                }
-            )
-        return {
-            "state": self.state,
-            "status": self.status,
-            "members": members,
-            "waiting": 0 if self._waiting_lane is None else self._waiting_lane.queued,
-            "subscribed": {
-                filter_.decode(): code for filter_, code in self.subscriptions.answers.items()
-            },
-            "dropped": dict(self.drops.counts),
-        }
-
     @property
     def leaving(self) -> list[Member]:
         """Members that belong to the pool no more and still have something to do."""

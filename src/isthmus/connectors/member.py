@@ -62,10 +62,10 @@ class Member:
     """One client of a far service.
 
     `state` is one of "connecting", "connected", "waiting" (for the next try), "refused" (by the far
-    side; tried again), "idle" (a lazy one with nothing to do), "stopped"; `reason` says why,
-    `since` is the wall time of the last change, and `changed_at` the monotonic one. `place` is the
-    index of the address in use. `received_qos2` are the incoming QoS 2 messages of the session at
-    each address, `received_ids` their identifiers on disk, where the sessions outlive this process.
+    side; tried again), "idle" (a lazy one with nothing to do), "stopped"; `reason` says why, and
+    `changed_at` is the monotonic time of the last change. `place` is the index of the address in
+    use. `received_qos2` are the incoming QoS 2 messages of the session at each address,
+    `received_ids` their identifiers on disk, where the sessions outlive this process.
     One that is `leaving` belongs to the pool no more: it gives up what it has, `parting` is what it
     was subscribed to, and it connects no more. `rival` knows of another client with the same client
     id.
@@ -82,7 +82,6 @@ class Member:
         self.client: FarClient | None = None
         self.state = "connecting"
         self.reason = ""
-        self.since = clock.wall()
         self.changed_at = clock.monotonic()
         self.attempts = 0
         self.connects = 0
@@ -533,7 +532,6 @@ class Member:
             return
         self.state = state
         self.reason = reason
-        self.since = clock.wall()
         self.changed_at = clock.monotonic()
         backup = ""
         if state == "connected" and len(self.addresses) > 1:

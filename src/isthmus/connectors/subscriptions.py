@@ -195,11 +195,6 @@ class Subscriptions:
                 found[filter_] = max(codes)
         return found
 
-    @property
-    def refused(self) -> dict[bytes, int]:
-        """Filters that the far service refused, with their codes."""
-        return {filter_: code for filter_, code in self.answers.items() if code >= 0x80}
-
     def _find_wider(self) -> dict[bytes, list[bytes]]:
         """For each filter the others that include it; of two that are equal, the earlier."""
         asked = self._asked

@@ -410,18 +410,6 @@ class Lane:
         self._set_room()
         self.pump()
 
-    def statistics(self) -> dict[str, int]:
-        """Counters and gauges, by name."""
-        return {
-            "sent": self.sent,
-            "acknowledged": self.acknowledged,
-            "resent": self.resent,
-            "refused": self.refused,
-            "queued": self.queued,
-            "queued_bytes": self.queued_bytes,
-            "inflight": self.inflight,
-        }
-
     # -- sending ---------------------------------------------------------------------------------
 
     def enqueue(
