@@ -12,6 +12,7 @@ from isthmus.delivery import source as source_module
 from isthmus.delivery.outlet import KEEP, LaneOutlet, Outlet
 from isthmus.delivery.plan import Plan
 from isthmus.delivery.receipt import Receipt
+from isthmus.delivery.ring_watch import RingWatch
 from isthmus.delivery.source import OVERRUN, LinkPlans
 from isthmus.errors import LocalProtocolError, MQTTError
 from isthmus.mqtt.packets import Pingreq
@@ -254,6 +255,31 @@ def test_new_topics_count_as_work_and_a_pause_outlasts_it():
     assert len(near.asked) == 100
     assert near.received == 100
     assert near.wire.paused
+
+
+class Looks(RingWatch):
+    """Notes how much each look saw."""
+
+    def __init__(self) -> None:
+        super().__init__("far")
+        self.seen: list[int] = []
+
+    def look(self, events: list[Any], now: float) -> None:
+        self.seen.append(len(events))
+
+
+def test_a_read_is_looked_at_once_for_rings_however_often_it_is_put_off():
+    near = Laborious()
+    near.ring_watch = looks = Looks()
+    near.receive(b"".join(publish(0, 0, topic=f"t{number}") for number in range(100)))
+    near.receive(publish(0, 0) + publish(0, 0))  # while the first is put off
+    turns = 0
+    while near.wire.reactor.soon:
+        near.wire.reactor.soon.pop()()
+        turns += 1
+    assert turns > 2
+    assert near.received == 102
+    assert looks.seen == [100, 2]
 
 
 def test_an_error_in_what_was_put_off_closes_the_connection(caplog):

@@ -50,7 +50,7 @@ class RingWatch:
             event = events[0]
             if type(event) is not tuple:
                 return
-        last = event
+        last = event  # what has a type in the .pxd is taken apart faster
         _, topic, _, properties, payload = last
         # One with hops is stopped where it has been before.
         if now >= self._until:

@@ -34,6 +34,7 @@ cdef class Source(Settler):
     cdef public Traffic traffic
     cdef public Py_ssize_t unacked
 
+    @cython.locals(events=list, now=double)
     cpdef receive(self, bytes data)
 
     cpdef take(self, list events)

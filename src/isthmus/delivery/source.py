@@ -149,7 +149,11 @@ class Source(Settler):
 
     def receive(self, data: bytes) -> None:
         """Take the bytes of one read."""
-        self.take(self.connection.receive(data, self.link.reactor.now))
+        now = self.link.reactor.now
+        events = self.connection.receive(data, now)
+        if self.ring_watch is not None:
+            self.ring_watch.look(events, now)
+        self.take(events)
 
     def take(self, events: list[Event]) -> None:
         """Handle what one read decoded to, now or, while this source is held, later."""
@@ -163,15 +167,13 @@ class Source(Settler):
 
     def process(self, events: list[Event]) -> None:  # noqa: C901 - one loop, for speed
         """Fan out what one read decoded to, in order."""
-        if self.ring_watch is not None:
-            self.ring_watch.look(events, self.link.reactor.now)
         plans = self._plans
         receipt: Receipt | None = None
         count = work = size = packets = 0
         try:
             for event in events:
                 if type(event) is tuple:
-                    fields = event
+                    fields = event  # what has a type in the .pxd is taken apart faster
                     flags, topic, packet_id, properties, payload = fields
                     plan = plans.get(topic)
                     if plan is None or plan.stale:
