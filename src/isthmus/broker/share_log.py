@@ -20,12 +20,12 @@ Only the first of what waits is in memory; the rest is loaded as members take it
 
 from __future__ import annotations
 
-from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
 from isthmus import clock
 from isthmus.broker.shared import Shared
+from isthmus.delivery.owed import Owed
 from isthmus.delivery.publication import unpack
 from isthmus.delivery.queue import ENTRY_OVERHEAD_BYTES, Queued, expiry
 from isthmus.delivery.receipt import PUBACK, PUBREC, Receipt
@@ -77,7 +77,6 @@ class ShareLog:
         "_group",
         "_head",
         "_head_ticks",
-        "_holds",
         "_lanes",
         "_loading",
         "_log",
@@ -86,8 +85,6 @@ class ShareLog:
         "_outside_bytes",
         "_over",
         "_owed",
-        "_owed_end",
-        "_receipt",
         "_slow_at",
         "_ticking",
         "_unsafe",
@@ -110,11 +107,7 @@ class ShareLog:
         self._ahead: set[int] = set()
         self._outside_bytes = log.size + ENTRY_OVERHEAD_BYTES * len(log)
         self._loading = False
-        # Receipts that wait for the log to be on disk up to a place, with how many holds; and the
-        # last one, as long as messages of it come.
-        self._owed: deque[tuple[int, Receipt, int]] = deque()
-        self._receipt: Receipt | None = None
-        self._owed_end = self._holds = 0
+        self._owed = Owed()
         self._ticking = False
         self._head: Shared | None = None
         self._head_ticks = 0
@@ -324,10 +317,7 @@ class ShareLog:
         """Delete the log, and release who waits for it: from now on the group is memory."""
         self._over = True
         self._group.kept = None
-        self._note_owed()
-        while self._owed:
-            _, receipt, count = self._owed.popleft()
-            receipt.release(count)
+        self._owed.release_all()
         for mark in self._unsafe:
             if mark.receipt is not None:
                 mark.receipt.release()
@@ -399,29 +389,16 @@ class ShareLog:
         """Append a record; the receipt is released when it is on disk."""
         seq = self._log.append(found)
         if receipt is not None:
-            if receipt is not self._receipt:
-                self._note_owed()
-                self._receipt = receipt
-            self._holds += 1
-            self._owed_end = seq
+            self._owed.add(receipt, seq)
         return seq
-
-    def _note_owed(self) -> None:
-        if self._receipt is not None:
-            self._owed.append((self._owed_end, self._receipt, self._holds))
-            self._receipt = None
-            self._holds = 0
 
     def closing(self) -> None:
         """The changes of the log until now are about to be written."""
-        self._note_owed()
+        self._owed.close()
 
     def committed(self) -> None:
         """The log has reached the disk up to `stored`."""
-        owed, end = self._owed, self._log.stored
-        while owed and owed[0][0] < end:
-            _, receipt, count = owed.popleft()
-            receipt.release(count)
+        self._owed.release(self._log.stored)
         self._renew()
         self.more()
 

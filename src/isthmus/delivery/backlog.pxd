@@ -1,6 +1,7 @@
 import cython
 
 from isthmus.delivery.lane cimport Lane
+from isthmus.delivery.owed cimport Owed
 from isthmus.delivery.queue cimport Queued
 from isthmus.delivery.receipt cimport Receipt
 from isthmus.delivery.record cimport message, record
@@ -11,13 +12,10 @@ from isthmus.store.log cimport Log
 cdef class Backlog:
     cdef object __weakref__
     cdef bint _asking_age
-    cdef Py_ssize_t _holds
     cdef bint _loading
     cdef object _loop
     cdef list _new
-    cdef list _owed
-    cdef long long _owed_end
-    cdef Receipt _receipt
+    cdef Owed _owed
     cdef public object allowed
     cdef public object barrier
     cdef public long long end
@@ -35,8 +33,6 @@ cdef class Backlog:
         self, bytes topic, int first, bytes properties, bytes payload, Receipt receipt,
         object expires,
     )
-    cdef _owe(self, Receipt receipt, long long seq)
-    cdef _note_owed(self)
     @cython.locals(
         lane=Lane, log=Log, at="long long", newest="long long", seq="long long", first="long long",
         ready=list, records=list, found=bytes, item=Queued, stands=Stored,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from isthmus import clock
 from isthmus.delivery.barrier import OPEN
 from isthmus.delivery.logged_ids import MAX_AHEAD
+from isthmus.delivery.owed import Owed
 from isthmus.delivery.publication import DUP
 from isthmus.delivery.queue import Queued
 from isthmus.delivery.record import message, record, topic_of
@@ -60,13 +61,10 @@ class Backlog:
 
     __slots__ = (
         "_asking_age",
-        "_holds",
         "_loading",
         "_loop",
         "_new",
         "_owed",
-        "_owed_end",
-        "_receipt",
         "allowed",
         "barrier",
         "end",
@@ -93,11 +91,7 @@ class Backlog:
         # Messages that are in memory and not on disk yet.
         self._new: list[Queued] = []
         self._loading = False
-        # Receipts that wait for the log to be on disk up to a place, with how many holds; and the
-        # last one, as long as messages of it come.
-        self._owed: list[tuple[int, Receipt, int]] = []
-        self._receipt: Receipt | None = None
-        self._owed_end = self._holds = 0
+        self._owed = Owed()
         self._asking_age = False
         self.oldest_at = 0.0
         log.owner = self
@@ -159,22 +153,8 @@ class Backlog:
     def _write(self, found: bytes, receipt: Receipt | None) -> int:
         seq = self.log.append(found)
         if receipt is not None:
-            self._owe(receipt, seq)
+            self._owed.add(receipt, seq)
         return seq
-
-    def _owe(self, receipt: Receipt, seq: int) -> None:
-        """Take over a hold: it is given back when the log is on disk up to `seq`."""
-        if receipt is not self._receipt:
-            self._note_owed()
-            self._receipt = receipt
-        self._holds += 1
-        self._owed_end = seq
-
-    def _note_owed(self) -> None:
-        if self._receipt is not None:
-            self._owed.append((self._owed_end, self._receipt, self._holds))
-            self._receipt = None
-            self._holds = 0
 
     def _fits_in_memory(self, seq: int) -> bool:
         """Whether a message that is appended now is also kept in memory, as the next one to send.
@@ -201,16 +181,13 @@ class Backlog:
 
     def closing(self) -> None:
         """The changes until now are about to be written."""
-        self._note_owed()
+        self._owed.close()
         self.owner.closing(self)
 
     def committed(self) -> None:
         """The log has reached the disk up to `log.stored`."""
-        owed, new = self._owed, self._new
-        end = self.log.stored
-        while owed and owed[0][0] < end:
-            _, receipt, holds = owed.pop(0)  # one that fails leaves the others for the next time
-            receipt.release(holds)
+        new, end = self._new, self.log.stored
+        self._owed.release(end)
         count = 0
         while count < len(new) and new[count].receipt.seq < end:  # type: ignore[union-attr]
             count += 1
@@ -334,10 +311,7 @@ class Backlog:
 
     def forget(self) -> None:
         """Release everybody who waits, and delete the log."""
-        self._note_owed()
-        owed, self._owed = self._owed, []
-        for _, receipt, holds in owed:
-            receipt.release(holds)
+        self._owed.release_all()
         self._new.clear()
         self.log.drop()
 

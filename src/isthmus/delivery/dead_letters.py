@@ -9,11 +9,11 @@ dead letter is on disk.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from typing import TYPE_CHECKING
 
 from isthmus import clock
 from isthmus.delivery.dead_letter import DeadLetter, seal
+from isthmus.delivery.owed import Owed
 from isthmus.delivery.queue import expiry
 from isthmus.delivery.receipt import PUBACK, Settler, open_receipt
 from isthmus.delivery.record import record
@@ -44,7 +44,7 @@ class DeadLetters:
         self.max_bytes = max_bytes
         self.put_aside = Drops(drops.place, logger, "put aside as dead letters")
         self._drops = drops
-        self._owed: deque[tuple[int, Receipt]] = deque()
+        self._owed = Owed()
         log.owner = self
 
     def __len__(self) -> int:
@@ -94,7 +94,7 @@ class DeadLetters:
             receipt.log.move(receipt.seq, self.log)
         elif receipt is not None:
             receipt.holds += 1
-            self._owed.append((self.log.next - 1, receipt))
+            self._owed.add(receipt, self.log.next - 1)
 
     def add_record(self, reason: str, connection: str, found: bytes, topic: bytes) -> None:
         """Keep a message that is a record of an outbox."""
@@ -121,12 +121,12 @@ class DeadLetters:
         return True
 
     def closing(self) -> None:
-        """A transaction is about to be written; see `Owner`."""
+        """What was added until now is about to be written."""
+        self._owed.close()
 
     def committed(self) -> None:
         """What was added has reached the disk up to `log.stored`."""
-        while self._owed and self._owed[0][0] < self.log.stored:
-            self._owed.popleft()[1].release()
+        self._owed.release(self.log.stored)
 
 
 class Replay(Settler):
