@@ -97,6 +97,14 @@ async def test_the_command_writes_it(tmp_path: Path) -> None:
     assert stat.S_IMODE(there.stat().st_mode) == 0o600
 
 
+async def test_a_result_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    file, there = tmp_path / "mosquitto.conf", tmp_path / "none" / "isthmus.yaml"
+    file.write_text("sys_interval 5\n")
+    status, printed, errors = await imported(str(file), "-o", str(there))
+    assert (status, printed) == (2, "")
+    assert errors == f"isthmus: {there}: cannot be written: No such file or directory\n"
+
+
 async def test_the_command_says_what_was_refused(tmp_path: Path) -> None:
     file = tmp_path / "mosquitto.conf"
     file.write_text("psk_file x\n")

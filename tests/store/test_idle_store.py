@@ -113,6 +113,9 @@ async def test_one_log_is_exported_to_a_file_for_its_owner_alone(
     assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
     assert [json.loads(line)["topic"] for line in output.read_text().splitlines()] == ["both"]
     assert output.stat().st_mode & 0o777 == 0o600
+    found = command("export", folder, "--output", tmp_path / "none" / "out.jsonl")
+    assert found.returncode == 2
+    assert "none/out.jsonl: cannot be written: No such file or directory" in found.stderr
     found = command("export", folder, "--log", "outbox/nobody")
     assert found.returncode == 2
     assert "no log outbox/nobody; there are outbox/cloud/a, outbox/cloud/b, retained" in (

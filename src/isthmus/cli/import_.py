@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from isthmus.cli.output_file import OutputOption, result_file
 from isthmus.errors import ConfigError
 
 SOME_REFUSED = 1
@@ -28,16 +28,7 @@ def options() -> None:
 @importing.command("mosquitto")
 def import_mosquitto(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A mosquitto.conf.")],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="FILE",
-            show_default=False,
-            help="Write there, readable by this user only, instead of standard output.",
-        ),
-    ] = None,
+    output: OutputOption = None,
 ) -> None:
     """Write FILE, a mosquitto.conf, as YAML that does the same.
 
@@ -45,7 +36,8 @@ def import_mosquitto(
     text holds the passwords that FILE holds.
 
     \b
-    Exit status: 0 done; 1 done, but something was refused; 2 FILE is wrong.
+    Exit status: 0 done; 1 done, but something was refused; 2 FILE is wrong, or nothing could be
+    written.
     """  # noqa: D301
     from isthmus.app.mosquitto.loading import in_order
     from isthmus.app.mosquitto.translation import translate
@@ -55,20 +47,9 @@ def import_mosquitto(
     if draft.problems:
         raise ConfigError(*in_order(draft.problems))
     text = yaml_text(draft, str(file))
-    if output is None:
-        typer.echo(text, nl=False)
-    else:
-        _write(output, text)
+    with result_file(output) as result:
+        result.write(text.encode(errors="surrogateescape"))
     for note in draft.refused:
         typer.echo(f"isthmus: {note} (refused)", err=True)
     if draft.refused:
         raise typer.Exit(SOME_REFUSED)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None

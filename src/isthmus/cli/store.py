@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from isthmus.errors import StoreError
+from isthmus.cli.output_file import OutputOption, result_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,23 +100,15 @@ def export(
             help="Only this log, or 'retained'; as often as you like.",
         ),
     ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="FILE",
-            show_default=False,
-            help="Write there, readable by this user only, instead of standard output.",
-        ),
-    ] = None,
+    output: OutputOption = None,
 ) -> None:
     """Write all messages that wait in DIR, and the retained ones, as lines of JSON.
 
     What cannot be read is a line with "damaged": true. Nothing is changed.
 
     \b
-    Exit status: 0 done; 1 some could not be read, or a process has the store open; 2 no such log.
+    Exit status: 0 done; 1 some could not be read, or a process has the store open; 2 no such log,
+    or FILE cannot be written.
     """  # noqa: D301
     with opened(folder) as found:
         logs = found.logs()
@@ -131,7 +121,7 @@ def export(
             raise typer.Exit(2)
         wanted = [one for one in logs if log is None or one.name in log]
         damaged = 0
-        with _written(output) as file:
+        with result_file(output) as file:
             for line in _lines(found, wanted, retained=log is None or RETAINED in log):
                 damaged += "damaged" in line
                 text = json.dumps(line, ensure_ascii=False, separators=(",", ":"))
@@ -152,20 +142,6 @@ def opened(folder: Path) -> Iterator[IdleStore]:
 
     with IdleStore(folder) as found:
         yield found
-
-
-@contextmanager
-def _written(output: Path | None) -> Iterator[BinaryIO]:
-    if output is None:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    try:
-        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-    except OSError as error:
-        raise StoreError(f"{output}: cannot be written: {error.strerror}") from error
 
 
 def _lines(store: IdleStore, logs: list[KeptLog], *, retained: bool) -> Iterator[dict[str, Any]]:
