@@ -8,6 +8,7 @@ from itertools import combinations
 
 import pytest
 
+from isthmus.delivery.echoes import REMEMBERED_S
 from isthmus.delivery.loop_alarm import ALARM_COUNT
 from mosquitto import free_port
 from raw import PUBACK, PUBLISH, Raw, ack_packet, grant, publish_packet, until
@@ -251,6 +252,120 @@ async def test_equal_messages_of_a_publisher_all_arrive(isthmus, mosquitto, side
     assert near.cloud.drops.counts == ({} if sides == "far" else {"echo": each})
     # What came from there never goes back there.
     assert near.cloud.members[0].lane.sent == (0 if sides == "far" else each)
+
+
+def with_session(port: int) -> dict:
+    """The memory, towards a far side that keeps the session."""
+    found = two_way(port, memory=True)
+    found["connectors"]["cloud"]["client_id"] = "me"
+    return found
+
+
+async def returned(there: Raw, count: int) -> None:
+    """The part of a far side that sends the messages it gets back, acknowledged to the end."""
+    for _ in range(count):
+        while (found := await there.packet()).kind != PUBLISH:
+            pass  # a SUBSCRIBE
+        if found.qos:
+            there.send(ack_packet(PUBACK, found.packet_id))
+        there.publish(found.topic, found.payload)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+async def test_the_memory_holds_for_what_has_waited(isthmus, far, tmp_path, on_disk: bool) -> None:
+    """The far side was away for longer than copies may take to come back."""
+    count = 100
+    data = {"broker": {"data": str(tmp_path / "data")}} if on_disk else {}
+    near = await isthmus({**with_session(far.port), **data})
+    there, _ = await far.client()
+    await grant(there)
+    await near.connected()
+    far.stop_listening()
+    there.close()
+    await until(lambda: near.cloud.state != "connected")
+    here = Counting(await near.client("here"))
+    await here.raw.subscribe("same")
+    publisher = await near.client("publisher")
+    for _ in range(count):
+        publisher.publish("same", "same", 1)
+    await until(lambda: near.cloud.figures.read()["queued"] == count)
+    await asyncio.sleep(REMEMBERED_S + 0.2)
+    await far.start()
+    there, _ = await far.client(session_present=True)
+    await returned(there, count)
+    await until(lambda: near.cloud.drops.counts == {"echo": count})
+    await here.has(count)
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_the_memory_holds_for_what_a_rate_limit_delays(isthmus, far, qos: int) -> None:
+    count = 40
+    limited = two_way(far.port, memory=True)
+    limited["connectors"]["cloud"]["rate_limit"] = "10/s"
+    limited["routes"]["out"]["qos"] = qos
+    near = await isthmus(limited)
+    there, _ = await far.client()
+    await grant(there)
+    await near.connected()
+    here = Counting(await near.client("here"))
+    await here.raw.subscribe("same")
+    publisher = await near.client("publisher")
+    for _ in range(count):
+        publisher.publish("same", "same", qos)
+    await returned(there, count)
+    await until(lambda: near.cloud.drops.counts == {"echo": count})
+    await here.has(count)
+
+
+async def test_what_is_sent_again_is_remembered_again(isthmus, far) -> None:
+    near = await isthmus(with_session(far.port))
+    there, _ = await far.client()
+    await grant(there)
+    await near.connected()
+    here = Counting(await near.client("here"))
+    await here.raw.subscribe("same")
+    publisher = await near.client("publisher")
+    publisher.publish("same", "same", 1)
+    await there.expect(PUBLISH)
+    await asyncio.sleep(REMEMBERED_S + 0.2)
+    there.close()
+    there, _ = await far.client(session_present=True)
+    await returned(there, 1)
+    await until(lambda: near.cloud.drops.counts == {"echo": 1})
+    await here.has(1)
+
+
+async def test_the_memory_is_of_the_routes_that_ask_for_it(isthmus, far) -> None:
+    """Also after a change of the configuration."""
+    listener = {"bind": f"127.0.0.1:{free_port()}"}
+    configuration = {"listeners": [listener], **two_way(far.port)}
+    configuration["routes"] |= {
+        "out": out("with/#", qos=1, topic="far/${topic}", loop_guard={"memory": True}),
+        "other": out("without/#", qos=1, topic="far/${topic}"),
+    }
+    near = await isthmus(configuration)
+    there, _ = await far.client()
+    await grant(there)
+    await near.connected()
+    here = await near.client("here")
+    await here.subscribe("far/#")
+    publisher = await near.client("publisher")
+    for topic in ("with/1", "without/1", "with/2", "without/2"):
+        publisher.publish(topic, "x", 1)
+    await returned(there, 4)
+    assert [(await here.message()).topic for _ in range(2)] == ["far/without/1", "far/without/2"]
+    await until(lambda: near.cloud.drops.counts == {"echo": 2})
+    configuration["routes"]["other"]["loop_guard"] = {"memory": True}
+    await near.reload(configuration)
+    publisher.publish("without/1", "x", 1)
+    await returned(there, 1)
+    await until(lambda: near.cloud.drops.counts == {"echo": 3})
+    for route in ("out", "other"):
+        del configuration["routes"][route]["loop_guard"]
+    await near.reload(configuration)
+    publisher.publish("with/1", "x", 1)
+    await returned(there, 1)
+    assert (await here.message()).topic == "far/with/1"
 
 
 async def test_very_many_copies_over_mqtt_3_are_an_alarm(isthmus, mosquitto, caplog) -> None:

@@ -168,9 +168,15 @@ class App:
 
     def remember_echoes(self) -> None:
         """Have connectors look for echoes where a route asks for it."""
-        wanted = {leg.target for leg in self.legs if leg.settings.loop_guard.memory}
         for name, connector in self.connectors.items():
-            connector.remember_echoes(wanted=name in wanted)
+            connector.remember_echoes(
+                {
+                    leg.topics.image(filter_)
+                    for leg in self.legs
+                    if leg.target == name and leg.settings.loop_guard.memory
+                    for filter_ in leg.filters
+                }
+            )
 
     def watch_retained(self) -> None:
         """Tell every connector which retained messages of the broker lead to it."""

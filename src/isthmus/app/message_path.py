@@ -14,7 +14,6 @@ from isthmus.auth.principal import Principal
 from isthmus.broker.retained import RetainOutlet
 from isthmus.connectors.connector import Connector
 from isthmus.connectors.no_connection import NO_CONNECTION, NoConnectionOutlet
-from isthmus.delivery.echoes import RememberingOutlet
 from isthmus.delivery.endpoint import Origin
 from isthmus.delivery.outlet import CountingOutlet, LaneOutlet
 from isthmus.errors import ConfigError
@@ -225,8 +224,8 @@ def _lanes(plan: Plan) -> Iterator[tuple[Lane, bytes]]:
 
 
 def _inner(outlet: Outlet) -> Outlet:
-    """What sends in the end, without what decides or remembers before it."""
-    while isinstance(outlet, PartOutlet | RememberingOutlet):
+    """What sends in the end, without what decides before it."""
+    while isinstance(outlet, PartOutlet):
         outlet = outlet.outlet
     return outlet
 

@@ -12,7 +12,7 @@ from isthmus.broker.entrance import Entrance
 from isthmus.broker.limits_met import LimitsMet
 from isthmus.broker.retained import RetainedMessages, RetainOutlet
 from isthmus.broker.session import NEVER, Session, Subscription
-from isthmus.delivery.endpoint import HOPS, LoopGuard, Origin, Subscriber
+from isthmus.delivery.endpoint import Origin, Subscriber
 from isthmus.delivery.exchange import Exchange
 from isthmus.delivery.hops import Hops
 from isthmus.delivery.lane import Lane
@@ -140,14 +140,14 @@ class Broker:
         order_key: bytes,
         memory: bool,
         connection: bytes | None = None,
-        guard: LoopGuard = HOPS,
+        hops: bool = True,
     ) -> None:
         """Add what publishing to `topic` here takes; see `Endpoint.route`.
 
-        `order_key`, `memory`, `connection` and `guard` do not matter: each session has one lane,
+        `order_key`, `memory`, `connection` and `hops` do not matter: each session has one lane,
         which is on disk or not, and is a bridge or not.
         """
-        del order_key, memory, connection, guard
+        del order_key, memory, connection, hops
         self.exchange.extend(plan, topic, origin=origin, flags=flags)
 
     def client_id_of(self, order_key: bytes, connection: bytes | None) -> str:

@@ -25,8 +25,8 @@ from isthmus.connectors.queued_lane import LimitedOutlet, QueuedLane
 from isthmus.connectors.regrouping import Regrouping
 from isthmus.connectors.retained_sync import RetainedSync
 from isthmus.connectors.subscriptions import Subscriptions
-from isthmus.delivery.echoes import Echoes, RememberingOutlet
-from isthmus.delivery.endpoint import HOPS, LoopGuard, Origin, Subscriber
+from isthmus.delivery.echoes import Echoes
+from isthmus.delivery.endpoint import Origin, Subscriber
 from isthmus.delivery.exchange import Exchange
 from isthmus.delivery.lane import Lane
 from isthmus.delivery.loop_alarm import LoopAlarm
@@ -187,6 +187,7 @@ class Connector:
             )
         lane.limits = self.limits
         lane.max_age_s = self.limits.max_age_s
+        lane.echoes = self.echoes
         if self.outboxes is not None:
             self.outboxes.prepare(lane)
         return lane
@@ -203,12 +204,19 @@ class Connector:
             self.outboxes.keep(self._waiting_lane, "")
         self.outboxes.take_up(found, self._waiting_lane or self.members[0].lane)
 
-    def remember_echoes(self, *, wanted: bool) -> None:
-        """Cancel what the far side sends back, where routes ask for it."""
-        if wanted != (self.echoes is not None):
+    def remember_echoes(self, filters: Collection[bytes]) -> None:
+        """Cancel what the far side sends back, of what routes that ask for it send to it.
+
+        `filters` match the topics that they publish there; none where no route asks.
+        """
+        if self.echoes is not None and filters:
+            self.echoes.limit(filters)
+        elif self.echoes is not None or filters:
             alarm = LoopAlarm() if self.hops is None else self.hops.alarm
-            self.echoes = Echoes(self.drops, alarm) if wanted else None
-            for member in self.members:
+            self.echoes = Echoes(self.drops, alarm, filters) if filters else None
+            for lane in self.lanes:
+                lane.echoes = self.echoes
+            for member in (*self.members, *self.leaving):
                 if member.client is not None:
                     member.client.echoes = self.echoes
 
@@ -458,7 +466,7 @@ class Connector:
         order_key: bytes,
         memory: bool,
         connection: bytes | None = None,
-        guard: LoopGuard = HOPS,
+        hops: bool = True,
     ) -> None:
         """Add the one outlet to the far side; see `Endpoint.route`.
 
@@ -475,12 +483,8 @@ class Connector:
         # A bucket comes or goes with new ways; see `_take_settings`.
         limited = isinstance(lane, QueuedLane) and lane.bucket is not None
         kind = LimitedOutlet if limited else LaneOutlet
-        hops = self.hops if guard.hops and self.settings.version == "5" else None
-        outlet = kind(lane, topic, allowed, memory=memory, echo_key=self, hops=hops)
-        if guard.memory and self.echoes is not None:
-            plan.add(RememberingOutlet(self.echoes, outlet))
-        else:
-            plan.add(outlet)
+        guard = self.hops if hops and self.settings.version == "5" else None
+        plan.add(kind(lane, topic, allowed, memory=memory, echo_key=self, hops=guard))
 
     def client_id_of(self, order_key: bytes, connection: bytes | None = None) -> str:
         """The client id by which `route` would send; "" where there is none."""

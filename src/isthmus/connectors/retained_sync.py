@@ -16,7 +16,6 @@ import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
 from isthmus import clock
-from isthmus.delivery.echoes import RememberingOutlet
 from isthmus.delivery.outlet import KEEP, LaneOutlet, Outlet, compose
 
 if TYPE_CHECKING:
@@ -191,13 +190,9 @@ class _Watch:
 
     def ways(self, topic: bytes) -> list[LaneOutlet]:
         """The ways to the connector for messages of `topic` that leave with the retain flag."""
-        found = (
-            outlet.outlet if isinstance(outlet, RememberingOutlet) else outlet
-            for outlet in self._routes.outlets_to(self._connector, topic)
-        )
         return [
             outlet
-            for outlet in found
+            for outlet in self._routes.outlets_to(self._connector, topic)
             if isinstance(outlet, LaneOutlet) and outlet.first[DELETION] & 1
         ]
 

@@ -4,21 +4,24 @@ MQTT 5 has "no local", and Mosquitto a bit by which a bridge of MQTT 3 gets the 
 that knows neither sends a bridge its own messages back. This memory counts what was sent to one far
 side, and cancels as many copies of it that return soon: never more than were sent, so equal
 messages of somebody else come through.
+
+The lanes say what is sent, in the moment in which a connection gets it: what waits for long is
+remembered no sooner. By which route it came is not known any more then, as a record on disk does
+not say so. So what is remembered goes by the topics of the routes that ask for it.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
 from isthmus import clock
-from isthmus.delivery.outlet import LaneOutlet, Outlet
+from isthmus.mqtt.topics import matches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from isthmus.delivery.loop_alarm import LoopAlarm
-    from isthmus.delivery.receipt import Receipt
     from isthmus.metrics.drops import Drops
 
 REMEMBERED_S = 2.0
@@ -27,38 +30,53 @@ REMEMBERED_S = 2.0
 REMEMBERED = 100_000
 """Messages that are remembered at most; the oldest are forgotten first."""
 
-
-class Sent:
-    """A message that was sent; `back` once a copy of it has returned."""
-
-    __slots__ = ("back", "expires", "key", "retain")
-
-    def __init__(self, key: int, expires: float, *, retain: bool) -> None:
-        self.key = key
-        self.expires = expires
-        self.retain = retain
-        self.back = False
+REMEMBERED_TOPICS = 10_000
+"""Topics of which it is known whether a route asks for them."""
 
 
 class Echoes:
-    """What was sent to one far side a moment ago. `drops` and `alarm` count what came back."""
+    """What was sent to one far side a moment ago, and did not come back yet.
+
+    `filters` match the topics there that are remembered. `drops` and `alarm` count what came back.
+    """
 
     def __init__(
-        self, drops: Drops, alarm: LoopAlarm, now: Callable[[], float] = clock.monotonic
+        self,
+        drops: Drops,
+        alarm: LoopAlarm,
+        filters: Iterable[bytes],
+        now: Callable[[], float] = clock.monotonic,
     ) -> None:
         self._drops = drops
         self._alarm = alarm
         self._now = now
-        self._sent: dict[int, deque[Sent]] = {}
-        self._order: deque[Sent] = deque()
+        self._filters: tuple[bytes, ...] = ()
+        self._topics: dict[bytes, bool] = {}
+        # All in the order of sending, by number, with what equal ones share and when they are
+        # forgotten; and the numbers of those that are equal.
+        self._sent: OrderedDict[int, tuple[int, float]] = OrderedDict()
+        self._equal: dict[int, deque[int]] = {}
+        self._count = 0
+        self.limit(filters)
+
+    def __len__(self) -> int:
+        return len(self._sent)
+
+    def limit(self, filters: Iterable[bytes]) -> None:
+        """Remember what is sent on these topics from now on."""
+        self._filters = tuple(filters)
+        self._topics.clear()
 
     def sent(self, topic: bytes, payload: bytes, *, retain: bool) -> None:
         """Remember a message that is sent now; `topic` is the far side's."""
+        if not self._is_wanted(topic):
+            return
         now = self._now()
         self._forget(now)
-        sent = Sent(hash((topic, payload)), now + REMEMBERED_S, retain=retain)
-        self._sent.setdefault(sent.key, deque()).append(sent)
-        self._order.append(sent)
+        key = hash((topic, payload, retain))
+        self._count += 1
+        self._sent[self._count] = (key, now + REMEMBERED_S)
+        self._equal.setdefault(key, deque()).append(self._count)
 
     def returned(self, topic: bytes, payload: bytes, *, retain: bool) -> bool:
         """Whether a message that came is a copy of one that was sent; it is then crossed out.
@@ -66,42 +84,38 @@ class Echoes:
         A copy for a subscription has its retain flag cleared (MQTT-3.3.1-9), never set.
         """
         self._forget(self._now())
-        same = self._sent.get(hash((topic, payload)), ())
-        for sent in same:
-            if not sent.back and (sent.retain or not retain):
-                sent.back = True
+        for was_retained in (retain, True):
+            key = hash((topic, payload, was_retained))
+            if key in self._equal:
+                del self._sent[self._first(key)]
                 self._drops.add("echo", topic)
                 self._alarm.add(topic)
                 return True
         return False
 
+    def _is_wanted(self, topic: bytes) -> bool:
+        wanted = self._topics.get(topic)
+        if wanted is None:
+            if len(self._topics) >= REMEMBERED_TOPICS:
+                self._topics.clear()
+            wanted = any(matches(filter_, topic) for filter_ in self._filters)
+            self._topics[topic] = wanted
+        return wanted
+
+    def _first(self, key: int) -> int:
+        """Take the number of the oldest of equal messages out."""
+        equal = self._equal[key]
+        number = equal.popleft()
+        if not equal:
+            del self._equal[key]
+        return number
+
     def _forget(self, now: float) -> None:
-        order = self._order
-        while order and (order[0].expires <= now or len(order) > REMEMBERED):
-            key = order.popleft().key
-            same = self._sent[key]
-            same.popleft()
-            if not same:
-                del self._sent[key]
-
-
-class RememberingOutlet(Outlet):
-    """One topic to a far side, whose messages are remembered as they are sent."""
-
-    __slots__ = ("_echoes", "_topic", "outlet")
-
-    def __init__(self, echoes: Echoes, outlet: LaneOutlet) -> None:
-        super().__init__(outlet.echo_key, hops=outlet.hops)
-        self._echoes = echoes
-        self.outlet = outlet
-        self._topic = outlet.topic[2:]
-
-    def send(self, flags: int, properties: bytes, payload: bytes, receipt: Receipt | None) -> None:
-        """Remember and send one message; see `Outlet.send`."""
-        retain = bool(self.outlet.first[flags] & 1)
-        self._echoes.sent(self._topic, payload, retain=retain)
-        self.outlet.send(flags, properties, payload, receipt)
-
-    def with_flags(self, table: tuple[int, ...]) -> RememberingOutlet:
-        """The same for messages whose flags are first mapped by `table`."""
-        return RememberingOutlet(self._echoes, self.outlet.with_flags(table))
+        sent = self._sent
+        while sent:
+            number = next(iter(sent))
+            key, expires = sent[number]
+            if expires > now and len(sent) <= REMEMBERED:
+                break
+            del sent[number]
+            self._first(key)

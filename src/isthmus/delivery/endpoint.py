@@ -7,7 +7,7 @@ over the outlets of its plan: `resolve` runs once per topic, `send` once per mes
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,20 +43,6 @@ class Origin:
         self.client_id = client_id
         self.username = username
         self.writer = writer
-
-
-class LoopGuard(NamedTuple):
-    """How a route keeps messages from going round in a circle of brokers.
-
-    `hops` gives them the user property with their hops over MQTT 5 (see `hops`), `memory` remembers
-    them over MQTT 3 (see `echoes`).
-    """
-
-    hops: bool = True
-    memory: bool = False
-
-
-HOPS = LoopGuard()
 
 
 class Subscriber(Protocol):
@@ -107,14 +93,14 @@ class Endpoint(Protocol):
         order_key: bytes,
         memory: bool,
         connection: bytes | None = None,
-        guard: LoopGuard = HOPS,
+        hops: bool = True,
     ) -> None:
         """Add to `plan` what it takes to publish to `topic` here.
 
         `flags` maps the flags of the message to those it is published with. Messages with equal
         `order_key` stay in order. `memory` says that a message is safe once it is in memory.
         `connection` is the client id of the connection to use, for an endpoint with several.
-        `guard` is what keeps a message from coming back.
+        `hops` gives messages the user property with their hops, over MQTT 5; see `hops`.
         """
 
     def client_id_of(self, order_key: bytes, connection: bytes | None) -> str:

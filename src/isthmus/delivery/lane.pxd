@@ -25,6 +25,7 @@ cdef class Lane:
     cdef public bint blocks
     cdef public object dead
     cdef public object drops
+    cdef public object echoes
     cdef public dict entries
     cdef public bint full
     cdef public bint keeps_qos0

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from isthmus.delivery.dead_letters import DeadLetters
+    from isthmus.delivery.echoes import Echoes
     from isthmus.delivery.outbox import Outbox
     from isthmus.delivery.queue_limits import QueueLimits
     from isthmus.delivery.receipt import Receipt, Settler
@@ -97,7 +98,8 @@ class Lane:
     does; `queues_qos2` says that no QoS 2 message may be sent past `enqueue`. `limits` are those of
     the queue beyond its bytes, None where publishers wait and nothing else; `max_age_s` is how old
     what comes from disk may be, 0 for any age. `dead` are the dead letters, None where there are
-    none, and `name` says there for whom a message was.
+    none, and `name` says there for whom a message was. `echoes` remembers what the peer may send
+    back, None where it is trusted not to.
     """
 
     __slots__ = (
@@ -116,6 +118,7 @@ class Lane:
         "blocks",
         "dead",
         "drops",
+        "echoes",
         "entries",
         "full",
         "inherited",
@@ -181,6 +184,7 @@ class Lane:
         self.limits: QueueLimits | None = None
         self.max_age_s = 0.0
         self.dead: DeadLetters | None = None
+        self.echoes: Echoes | None = None
         self.name = ""
         self.queues_qos2 = False
         self._queue: Queue | None = None
@@ -647,6 +651,8 @@ class Lane:
             if link.blocked:
                 self.send_blocked(packet, len(payload))
                 return
+        if self.echoes is not None:
+            self.remember(packet)
         if self.aliases is not None:
             packet = self.with_alias(packet)
         if not link.out:
@@ -670,6 +676,12 @@ class Lane:
                 item.receipt.release()
             return True
         return self.max_age_s > 0 and self.outbox is not None and self.outbox.gives_up(item)
+
+    def remember(self, packet: bytes) -> None:
+        """A packet, with its whole topic, is sent now, and may come back; for `echoes`."""
+        first, topic, _, _, payload = unpack(packet, v5=self.v5)
+        assert self.echoes is not None
+        self.echoes.sent(topic[2:], payload, retain=first & 1 > 0)
 
     def with_alias(self, packet: bytes) -> bytes:
         """The packet as it goes out now, where `aliases` are used."""
@@ -722,6 +734,8 @@ class Lane:
                 if receipt is not None:
                     receipt.release()
                 continue
+            if self.echoes is not None:
+                self.remember(packet)
             link.write(packet)
             self.resent += 1
             room -= 1
@@ -776,6 +790,8 @@ class Lane:
             self.drops.add("slow_consumer")
             return
         self._blocked_bytes = size
+        if self.echoes is not None:
+            self.remember(packet)
         self.count(payload_bytes)
         link.write(packet)
 

@@ -186,6 +186,8 @@ class LaneOutlet(Outlet):
             if link.blocked:
                 lane.send_blocked(packet, len(payload))
                 return
+        if lane.echoes is not None:
+            lane.remember(packet)
         if lane.aliases is not None:
             packet = lane.with_alias(packet)
         out = link.out

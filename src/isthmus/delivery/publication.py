@@ -45,12 +45,12 @@ def pack(
 
 
 def unpack(packet: bytes, *, v5: bool) -> tuple[int, bytes, bytes, bytes, bytes]:
-    """Take an encoded PUBLISH of QoS 1 or 2 apart: the arguments of `pack`."""
+    """Take an encoded PUBLISH apart: the arguments of `pack`."""
     end = len(packet)
     _, at = read_varint(packet, 1, end)
     topic_end = at + 2 + int.from_bytes(packet[at : at + 2], "big")
     topic = packet[at:topic_end]
-    at = topic_end + 2
+    at = topic_end + 2 if packet[0] & 6 else topic_end
     packet_id = packet[topic_end:at]
     properties = b""
     if v5:

@@ -6,7 +6,6 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from isthmus.delivery.endpoint import LoopGuard
 from isthmus.delivery.outlet import flag_table
 from isthmus.errors import MQTTError, ProtocolViolation
 from isthmus.metrics.drops import Drops
@@ -48,8 +47,8 @@ BRIDGE_STATE = b"$SYS/broker/connection/+/state"
 class Route:
     """One direction of a route: what it makes of a message, decided once per topic.
 
-    `flags` maps the QoS and retain flag of messages, `drops` counts what is refused. `personal`
-    says that the result depends on who published.
+    `flags` maps the QoS and retain flag of messages, `hops` says that they get theirs over MQTT 5,
+    `drops` counts what is refused. `personal` says that the result depends on who published.
     """
 
     __slots__ = (
@@ -59,7 +58,7 @@ class Route:
         "checked_as",
         "drops",
         "flags",
-        "guard",
+        "hops",
         "leg",
         "memory",
         "name",
@@ -92,7 +91,7 @@ class Route:
             retain=None if settings.retain == "keep" else settings.retain == "set",
         )
         self.memory = settings.durability == "memory"
-        self.guard = LoopGuard(settings.loop_guard.hops, settings.loop_guard.memory)
+        self.hops = settings.loop_guard.hops
         self.drops = Drops(f"route {self.name}", log)
         self.tally = Tally()
         self._joint: list[Tally] = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from isthmus.delivery.endpoint import Endpoint, LoopGuard, Origin
+from isthmus.delivery.endpoint import Endpoint, Origin
 from isthmus.delivery.outlet import KEEP, CountingOutlet, Outlet
 from isthmus.delivery.plan import Plan
 from isthmus.metrics.traffic import Tally
@@ -90,10 +90,7 @@ class Way:
             order_key=order_key,
             memory=memory,
             connection=self.connection,
-            guard=LoopGuard(
-                any(route.guard.hops for route in self.routes),
-                any(route.guard.memory for route in self.routes),
-            ),
+            hops=any(route.hops for route in self.routes),
         )
 
 
