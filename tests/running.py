@@ -101,6 +101,7 @@ class Isthmus:
             "filters_refused": refused,
             "queued": member.lane.queued,
             "sent": member.lane.sent,
+            "acknowledged": member.lane.acknowledged,
             "refused": member.lane.refused,
         }
 
