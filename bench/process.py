@@ -30,16 +30,18 @@ _libc = ctypes.CDLL(None)
 _started: list[subprocess.Popen[bytes]] = []
 
 
-def pin(core: int) -> None:
-    """Bind this process to the core with that index, where the machine has two or more."""
-    if len(CORES) >= 2:
+def pin(core: int | None) -> None:
+    """Bind this process to the core with that index, where there are two or more; None frees it."""
+    if core is None:
+        os.sched_setaffinity(0, CORES)
+    elif len(CORES) >= 2:
         os.sched_setaffinity(0, {CORES[core]})
 
 
 def start(
-    command: Sequence[str], *, core: int, log: Path | None = None, **pipes: Any
+    command: Sequence[str], *, core: int | None, log: Path | None = None, **pipes: Any
 ) -> subprocess.Popen[bytes]:
-    """Start a process on a core; without pipes its output goes to `log` or nowhere."""
+    """Start a process on a core, or on any; without pipes its output goes to `log` or nowhere."""
 
     def prepare() -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

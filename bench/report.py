@@ -23,7 +23,6 @@ SHOWN = {
     "arrival_p99_us": "arrival p99, us",
     "puback_p50_us": "PUBACK p50, us",
     "puback_p99_us": "PUBACK p99, us",
-    "all_p99_us": "PUBACK p99 of the whole run, us",
     "kib_per_connection": "RSS, KiB/connection",
     "connects_per_s": "connects/s",
     "rss_mib": "RSS, MiB",

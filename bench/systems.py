@@ -45,6 +45,7 @@ class Task:
     filters: int = 0  # that the bridge takes in, of its own
     hops: bool = True  # the loop guard of MQTT 5
     durability: str = ""  # of the route: disk (with a data folder) | memory | "" (as it is)
+    pinned: bool = True  # to one core
 
 
 def free_port() -> int:
@@ -117,7 +118,8 @@ class System:
         if task.tls:
             files.make_certificate()
         self.log = files.path / f"{self.name}.log"
-        self.child = process.start(self.command(), core=process.SUBJECT_CORE, log=self.log)
+        core = process.SUBJECT_CORE if task.pinned else None
+        self.child = process.start(self.command(), core=core, log=self.log)
         try:
             self.wait_ready()
         except BaseException:
