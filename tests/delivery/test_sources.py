@@ -591,11 +591,29 @@ def test_what_came_before_a_wrong_acknowledgement_in_the_same_read_is_answered(k
     assert near.unacked == 0
 
 
-def test_a_message_that_cannot_go_to_all_of_its_outlets_is_not_answered():
-    class Broken(Note):
-        def send(self, *what: Any) -> None:
-            raise LocalProtocolError("no identifier is free", 0x97)
+class Broken(Note):
+    """Has no room for a message of QoS 1 or 2."""
 
+    def send(self, *what: Any) -> None:
+        raise LocalProtocolError("no identifier is free", 0x97)
+
+
+def test_a_message_that_cannot_go_to_all_of_its_outlets_is_not_answered():
     near = Near({b"t": [Note()], b"u": [Note(), Broken()]})
     assert near.send(publish(1), publish(2, topic="u")) == []
     assert near.received == 2
+
+
+def test_a_qos_2_message_that_could_not_go_to_all_of_its_outlets_is_new_on_the_next_connection():
+    """Else its receipt would wait for the first one for ever, and hold up all that come after."""
+    first = Note(holds=True)
+    near = Near({b"t": [first, Broken()]})
+    assert near.send(publish(1, 2)) == []
+    near.end()
+    first.release()
+    note = Note()
+    after = Near({b"t": [note]})
+    after.received_qos2 = near.received_qos2
+    answers = after.send(publish(1, 2, dup=True), publish(2))
+    assert note.payloads == ["1", "2"]
+    assert (ids(answers, PUBREC), ids(answers)) == ([1], [2])

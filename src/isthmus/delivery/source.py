@@ -222,8 +222,9 @@ class Source(Settler):
                     if self.closed:
                         break
         except MQTTError:
+            # What came before is on its way; a message that failed has not gone to all its outlets.
             if receipt is not None and type(event) is not tuple:
-                self._finish(receipt)  # what came before is on its way, to all of its outlets
+                self._finish(receipt)
             raise
         else:
             if receipt is not None:
@@ -381,8 +382,13 @@ class Source(Settler):
                 self.refuse_excess()
                 return
             self.received_qos2[packet_id] = Incoming()
-            for outlet in outlets:
-                outlet.send(flags, properties, payload, receipt)
+            try:
+                for outlet in outlets:
+                    outlet.send(flags, properties, payload, receipt)
+            except Exception:
+                # This receipt will never settle: the repetition must not wait for it.
+                del self.received_qos2[packet_id]
+                raise
             if self.ids is not None and receipt.holds - 1 == receipt.tied and receipt.codes is None:
                 # All that it leads to goes to disk in the transaction that is open now.
                 self.ids.add(packet_id, receipt)
