@@ -411,8 +411,11 @@ def test_an_old_session_holds_nothing_against_new_messages_after_a_fail_over(sto
 
 
 @pytest.mark.usefixtures("few_ids")
-def test_what_an_old_session_holds_of_this_log_stays_one_message(store):
-    """It is known from before the crash, which came after a fail-over and back."""
+@pytest.mark.parametrize("orderly", [False, True])
+def test_what_was_on_its_way_to_an_old_session_comes_twice_after_a_crash_and_once_after_a_stop(
+    store, orderly
+):
+    """A stop waits until what is on its way has arrived. Nothing is lost in either case."""
     store = used(store)
     lane, _ = box(store, "a", max_inflight=1)
     peer = Keeper()
@@ -420,14 +423,80 @@ def test_what_an_old_session_holds_of_this_log_stays_one_message(store):
     commit(store)
     lane.detach()
     wire = attach(lane, session_present=True, moved=True)
-    send(lane, "once", qos=2)
+    send(lane, "first", qos=2)
     commit(store)
-    peer.read(wire)
-    assert peer.got == ["once"]
+    if orderly:
+        peer.exchange(store, lane, wire)
+        lane.detach()
+    else:
+        peer.read(wire)
+    assert peer.got == ["first"]
     store = store.crash(written=True)
     lane, _ = box(store, "a", max_inflight=1)
     wire = attach(lane, session_present=True)
     peer.exchange(store, lane, wire)
     send(lane, "more", qos=2)
     peer.exchange(store, lane, wire)
-    assert peer.got == ["once", "more"]
+    assert peer.got == (["first", "more"] if orderly else ["first", "first", "more"])
+
+
+def test_an_old_session_holds_nothing_against_what_waited_through_a_restart(store):
+    """Nobody knows how much of it was sent before the restart, so none of it counts as sent."""
+    store = used(store)
+    lane, _ = box(store, "a")
+    attach(lane, moved=True)
+    commit(store)
+    lane.detach()
+    wire = attach(lane, session_present=True, moved=True)
+    lane.detach()
+    sent = [str(number) for number in range(5)]
+    for payload in sent:
+        send(lane, payload, qos=2)
+    commit(store)
+    store = store.crash(written=True)
+    lane, _ = box(store, "a")
+    peer = Keeper()
+    peer.held = set(range(logged_ids.FIRST_ID, logged_ids.FIRST_ID + 10))
+    wire = attach(lane, session_present=True)
+    peer.exchange(store, lane, wire)
+    assert peer.got == sent
+
+
+def old_session(store: SteppedStore, *, disk: bool) -> tuple[Lane, Wire]:
+    """A lane at a peer that has an old session for it."""
+    if not disk:
+        lane = make_lane()
+        return lane, attach(lane, session_present=True)
+    lane, _ = box(store, "a")
+    wire = attach(lane, session_present=True, moved=True)
+    commit(store)
+    return lane, wire
+
+
+@pytest.mark.parametrize("disk", [False, True])
+def test_an_identifier_that_a_lost_connection_was_to_free_is_freed_on_the_next(store, disk):
+    lane, wire = old_session(store, disk=disk)
+    send(lane, "new", qos=2)
+    commit(store)
+    peer = Keeper()
+    peer.held = {packet.packet_id for packet in wire.take()}  # of which it got none
+    lane.detach()
+    wire = attach(lane, session_present=True)
+    peer.read(wire)
+    assert peer.got == ["new"]
+
+
+@pytest.mark.parametrize("disk", [False, True])
+@pytest.mark.parametrize("answered", [False, True])
+def test_what_an_old_session_has_taken_comes_twice_only_if_no_pubcomp_came(store, disk, answered):
+    lane, wire = old_session(store, disk=disk)
+    send(lane, "new", qos=2)
+    commit(store)
+    peer = Keeper()
+    (packet_id,) = peer.read(wire)
+    if answered:
+        lane.completed(packet_id)  # and its PUBREC is lost
+    lane.detach()
+    wire = attach(lane, session_present=True)
+    peer.read(wire)
+    assert peer.got == (["new"] if answered else ["new", "new"])

@@ -27,6 +27,7 @@ from test_promise_machine import (
 )
 
 from isthmus.delivery.lane import Lane
+from isthmus.delivery.logged_ids import FIRST_ID, PeerSession
 from isthmus.delivery.outbox import Outbox
 from isthmus.delivery.queue_limits import QueueLimits
 
@@ -42,8 +43,11 @@ class OutboxMachine(PromiseMachine):
         self.store = SteppedStore(new_disk())
         self.lane = self.new_lane()
         self.far = FarSide(self.lane)
+        if self.old_session:
+            ids = [*range(1, 1000), *range(FIRST_ID, FIRST_ID + 3000)]
+            self.far.received = dict.fromkeys(ids, "before")
         self.publisher = Publisher(self.lane, version)
-        self.connect_far(**{**first, "present": False})
+        self.connect_far(**{**first, "present": self.old_session})
 
     def new_lane(self) -> Lane:
         self.timers = Timers()
@@ -58,6 +62,7 @@ class OutboxMachine(PromiseMachine):
         return lane
 
     max_bytes = 1 << 30
+    old_session = False
 
     # -- the disk --------------------------------------------------------------------------------
 
@@ -105,7 +110,11 @@ class OutboxMachine(PromiseMachine):
 
     @invariant()
     def qos_2_comes_once_while_the_sessions_live(self) -> None:
-        if hasattr(self, "far") and self.far.sessions_lost <= 1:
+        if (
+            hasattr(self, "far")
+            and self.far.sessions_lost <= 1
+            and self.outbox.log.begun != PeerSession.OLD  # there it comes at least once
+        ):
             # One whose identifier was not taken goes by another, which a crash forgets.
             renamed = {payload for payload, code in self.far.refused if code == 0x91}
             once = [
@@ -206,12 +215,12 @@ def durable_steps(
     ]
 
 
-@pytest.mark.parametrize("present", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("seed", range(12))
-def test_the_promise_over_crashes(seed, present, monkeypatch):
+def live(seed: int, present: float, monkeypatch, *, old_session: bool = False) -> None:
+    """300 steps, and then all heals."""
     dice = random.Random(f"{seed} {present}")
     machine = OutboxMachine()
     machine.present = present
+    machine.old_session = old_session
     if seed % 3 == 0:
         # Hardly anything stays in memory.
         monkeypatch.setattr("isthmus.delivery.backlog.MEMORY_BYTES", 60)
@@ -227,3 +236,14 @@ def test_the_promise_over_crashes(seed, present, monkeypatch):
             check(machine)
     assert machine.far.taken
     machine.teardown()
+
+
+@pytest.mark.parametrize("present", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("seed", range(12))
+def test_the_promise_over_crashes(seed, present, monkeypatch):
+    live(seed, present, monkeypatch)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_promise_to_a_session_that_holds_every_identifier_from_before(seed, monkeypatch):
+    live(seed, 1.0, monkeypatch, old_session=True)

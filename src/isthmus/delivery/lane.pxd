@@ -12,7 +12,6 @@ cdef class Lane:
     cdef public bint _attached
     cdef public Py_ssize_t _blocked_bytes
     cdef public bint _id_was_taken
-    cdef public set inherited
     cdef public double _left_at
     cdef public int _max_qos
     cdef public Queue _queue
@@ -27,6 +26,7 @@ cdef class Lane:
     cdef public object drops
     cdef public object echoes
     cdef public dict entries
+    cdef public set freed
     cdef public bint full
     cdef public bint keeps_qos0
     cdef public object limits

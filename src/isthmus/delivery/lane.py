@@ -90,16 +90,16 @@ class Lane:
     everything later must queue behind, `v5` whether MQTT 5 is spoken, `sent` messages of any QoS
     handed to the link, `acknowledged` those of QoS 1 and 2 that the peer took, `resent` those sent
     once more after a lost connection or a refusal that may pass, `full` that the queue is over its
-    size and publishers should pause. `inherited` are the QoS 2 identifiers freed by `_disown`, None
-    where the peer's session began with us. `suppliers` are asked for more when there is room,
-    None while there are none. `keeps_qos0` queues QoS 0 messages too while there is no
-    connection. `aliases` are the topic aliases of the connection, None where none are used;
-    what is kept has its whole topic. `outbox` is what keeps messages on disk, None where nothing
-    does; `queues_qos2` says that no QoS 2 message may be sent past `enqueue`. `limits` are those of
-    the queue beyond its bytes, None where publishers wait and nothing else; `max_age_s` is how old
-    what comes from disk may be, 0 for any age. `dead` are the dead letters, None where there are
-    none, and `name` says there for whom a message was. `echoes` remembers what the peer may send
-    back, None where it is trusted not to.
+    size and publishers should pause. `freed` are the QoS 2 identifiers that the peer holds for
+    nothing from before, as it has sent PUBCOMP; None where its session began with us. `suppliers`
+    are asked for more when there is room, None while there are none. `keeps_qos0` queues QoS 0
+    messages too while there is no connection. `aliases` are the topic aliases of the connection,
+    None where none are used; what is kept has its whole topic. `outbox` is what keeps messages on
+    disk, None where nothing does; `queues_qos2` says that no QoS 2 message may be sent past
+    `enqueue`. `limits` are those of the queue beyond its bytes, None where publishers wait and
+    nothing else; `max_age_s` is how old what comes from disk may be, 0 for any age. `dead` are the
+    dead letters, None where there are none, and `name` says there for whom a message was. `echoes`
+    remembers what the peer may send back, None where it is trusted not to.
     """
 
     __slots__ = (
@@ -120,8 +120,8 @@ class Lane:
         "drops",
         "echoes",
         "entries",
+        "freed",
         "full",
-        "inherited",
         "keeps_qos0",
         "limits",
         "link",
@@ -191,7 +191,7 @@ class Lane:
         self._max_qos = 2
         self._retain = True
         self._attached = False
-        self.inherited: set[bytes] | None = None
+        self.freed: set[bytes] | None = None
         self._resend: deque[bytes] | None = None
         self._blocked_bytes = 0
         self._retry_s = RETRY_MIN_S
@@ -267,10 +267,10 @@ class Lane:
         else:
             self._requeue(was_v5)
         if not session_present:
-            self.inherited = None
+            self.freed = None
         elif self.blocks and (moved or not self._attached):
-            self.inherited = set()
-        self.queues_qos2 = self.outbox is not None or self.inherited is not None
+            self.freed = set()
+        self.queues_qos2 = self.outbox is not None or self.freed is not None
         self._attached = True
         link.on_drained = self._drained
         self._set_room()
@@ -344,7 +344,7 @@ class Lane:
         self.entries = self.window.entries
         self.name = other.name
         self.v5 = other.v5
-        self.inherited = other.inherited
+        self.freed = other.freed
         self._attached = other._attached
         self._left_at = other._left_at
         self.sent, self.refused = other.sent, other.refused
@@ -627,8 +627,8 @@ class Lane:
         qos = min(first >> 1 & 3, self._max_qos)
         first = 0x30 | first & DUP | qos << 1 | (first & 1 and self._retain)
         packet_id = self._packet_id(receipt) if qos else b""
-        if qos == 2 and self.inherited is not None:
-            self._disown(link, packet_id, first)
+        if qos == 2 and self.freed is not None:
+            self._disown(link, packet_id)
         block = b""
         if self.v5:
             block = varint(len(properties)) + properties if properties else NO_PROPERTIES
@@ -736,6 +736,8 @@ class Lane:
                 continue
             if self.echoes is not None:
                 self.remember(packet)
+            if packet[0] & 4 and self.freed is not None:
+                self._disown(link, packet_id)
             link.write(packet)
             self.resent += 1
             room -= 1
@@ -744,17 +746,17 @@ class Lane:
         self._resend = None
         return True
 
-    def _disown(self, link: Link, packet_id: bytes, first: int) -> None:
+    def _disown(self, link: Link, packet_id: bytes) -> None:
         """Free a packet identifier that the peer may hold from before this process or connection.
 
         The peer would take a new QoS 2 message under it for a repetition, and drop it. PUBREL makes
-        it forget; its answer, PUBCOMP, matches nothing here and is ignored.
+        it forget. Until PUBCOMP has come, nobody knows whether it did, so PUBREL goes before the
+        repetition too. Where the peer has the message already, it comes twice: better than never.
         """
-        assert self.inherited is not None
-        if packet_id not in self.inherited and (
-            self.outbox is None or self.outbox.ids.may_be_held(packet_id, first)
+        assert self.freed is not None
+        if packet_id not in self.freed and (
+            self.outbox is None or self.outbox.ids.may_be_held(packet_id)
         ):
-            self.inherited.add(packet_id)
             link.write(PUBREL + packet_id)
 
     def too_large(
@@ -868,9 +870,11 @@ class Lane:
             entry[1].release()
 
     def completed(self, packet_id: int) -> None:
-        """The peer sent PUBCOMP: the QoS 2 exchange is over."""
+        """The peer sent PUBCOMP: the QoS 2 exchange is over, or its identifier was freed."""
         wire_id = packet_id.to_bytes(2, "big")
         self.window.completed(wire_id)
+        if self.freed is not None:
+            self.freed.add(wire_id)
         if self.outbox is not None:
             self.outbox.completed(wire_id)
         self._set_room()

@@ -7,9 +7,9 @@ for one, and nothing else for it. That the peer owns a message (PUBREC) is on di
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from isthmus.delivery.publication import DUP
 from isthmus.delivery.stored import Stored
 
 if TYPE_CHECKING:
@@ -28,9 +28,15 @@ IDS = 60_000
 MAX_AHEAD = IDS // 2
 """So far behind the first that is not done a message may be sent: its identifier is free then."""
 
-NEW_SESSION, OLD_SESSION = 1, 2
-"""What `Log.begun` says: whether the peer's session began with what was sent from this log. In an
-old one it may hold identifiers that the log knows nothing of."""
+
+class PeerSession(IntEnum):
+    """What `Log.begun` says, on disk too: whether the peer's session began with this log.
+
+    In an old one the peer may hold identifiers that the log knows nothing of.
+    """
+
+    NEW = 1
+    OLD = 2
 
 
 def packet_id_of(seq: int) -> bytes:
@@ -70,32 +76,28 @@ class LoggedIds:
             self._renamed = {seq for seq in self._renamed if seq >= self._log.done_below}
             self._renamed.add(receipt.seq)
 
-    def opened(self, *, session_present: bool, moved: bool) -> bool:
-        """There is a connection; whether nothing may be sent before the disk knows that.
+    def opened(self, *, session_present: bool, moved: bool) -> None:
+        """There is a connection: note what session the peer has.
 
         `moved` says that the one before led to another peer, so that this one's session, if there
         is one, is from before that.
         """
         log = self._log
-        first = not log.begun
         begun = log.begun
         if not session_present:
-            begun = NEW_SESSION
-        elif moved or first:
-            begun = OLD_SESSION
+            begun = PeerSession.NEW
+        elif moved or not begun:
+            begun = PeerSession.OLD
         if moved or begun != log.begun:
             log.begin(begun)
-        # It could not be known for long where the disk fails: better twice than not at all.
-        return (moved or first) and not log.failing
 
-    def may_be_held(self, packet_id: bytes, first: int) -> bool:
+    def may_be_held(self, packet_id: bytes) -> bool:
         """Whether the peer may hold `packet_id` for something that nobody knows of any more.
 
-        Of those that follow from a place in the log it does so only in an old session. `first` is
-        the first byte of the PUBLISH: one with DUP may have come there in an earlier life, and is
-        what the peer holds then.
+        Of those that follow from a place in the log it does so only in an old session. There it may
+        also be this very message, sent in an earlier life: how many were sent then is not known.
         """
-        return packet_id < FIRST_LOGGED or (self._log.begun == OLD_SESSION and not first & DUP)
+        return packet_id < FIRST_LOGGED or self._log.begun == PeerSession.OLD
 
     # -- QoS 2 -----------------------------------------------------------------------------------
 

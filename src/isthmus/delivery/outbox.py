@@ -469,8 +469,12 @@ class Outbox:
         """There is a connection; the peer may have kept the session. `moved`: see `Lane.attach`."""
         lane = self._lane
         resumes = session_present and not moved
-        if lane.blocks and self.ids.opened(session_present=session_present, moved=moved):
-            self._beginning = NOTED
+        if lane.blocks:
+            must_wait = moved or not self.log.begun
+            self.ids.opened(session_present=session_present, moved=moved)
+            # It could not be known for long where the disk fails: better twice than not at all.
+            if must_wait and not self.log.failing:
+                self._beginning = NOTED
         if self.logged:
             self.pace.begin()
         if not self._resumed:

@@ -244,7 +244,7 @@ class Log:
         self._moved[seq] = (log, log.next - 1)
 
     def begin(self, begun: int) -> None:
-        """Records may be sent, when this is on disk; `begun` is above 0, and kept there too."""
+        """Records may be sent, when this is on disk; `begun`, not 0, is kept there too."""
         self.begun = begun
         self._store.note(self)
         self._store.hurry()

@@ -27,7 +27,8 @@ STEPS = (
                                                 -- u64; the first of a span has bit 63 set, and its
                                                 -- end follows
       taken BLOB NOT NULL,                      -- what the peer owns and is not done: the same
-      begun INTEGER NOT NULL,                   -- above 0: records may have been sent
+      begun INTEGER NOT NULL,                   -- 0: nothing was sent; 1: what was, to a session
+                                                -- that is as new as this log; 2: to an older one
       bytes INTEGER NOT NULL DEFAULT 0          -- the size of its slices
     );
     CREATE TABLE batches(
