@@ -391,9 +391,10 @@ class Outbox:
             for packet_id in self.ids.told():
                 if packet_id in lane.window.releasing:
                     lane.release(packet_id)
-            if self._held and not self._closing:
+            if self._closing:
+                self._look_at_size()
+            else:
                 self._keep_held()
-            self._look_at_size()
             self._leave_log()
         if lane.link is not None:
             lane.look_for_room()
