@@ -157,6 +157,57 @@ async def test_what_was_on_its_way_to_one_address_is_new_at_the_other(
     assert (first.payload, second.payload) == (b"one", b"two")
 
 
+@pytest.mark.parametrize("folder", [True, False])
+async def test_what_a_service_took_and_did_not_pass_on_is_not_lost(
+    isthmus, far, backup, tmp_path, folder
+):
+    """It may pass a QoS 2 message on when PUBREL comes (MQTT 5, 4.3.3), and none ever came."""
+    data = {"broker": {"data": str(tmp_path / "data")}} if folder else {}
+    near = await isthmus({**two(far.port, backup.port), **data})
+    there, _ = await far.client()
+    here = await near.client("here")
+    here.publish("out/1", "one", 2)
+    sent = await there.expect(PUBLISH)
+    far.stop_listening()
+    there.send(ack_packet(PUBREC, sent.packet_id))
+    there.close()
+    there, _ = await backup.client()
+    if folder:
+        again = await there.expect(PUBLISH)
+        assert (again.payload, again.qos, again.dup) == (b"one", 2, False)
+        there.send(ack_packet(PUBREC, again.packet_id))
+        await there.expect(PUBREL)
+        there.send(ack_packet(PUBCOMP, again.packet_id))
+        await until(lambda: not near.cloud.stored)
+    await far.start()
+    for _ in range(3):
+        await far.client()  # of the look whether it is back
+    await there.expect(DISCONNECT)
+    there, _ = await far.client(session_present=True)
+    assert (await there.expect(PUBREL)).packet_id == sent.packet_id
+
+
+async def test_a_backup_is_left_when_what_is_on_its_way_has_settled(isthmus, far, backup):
+    port = far.port
+    far.stop_listening()
+    near = await isthmus(two(port, backup.port))
+    there, _ = await backup.client()
+    here = await near.client("here")
+    here.publish("out/1", "one", 2)
+    sent = await there.expect(PUBLISH)
+    await far.start()
+    for _ in range(3):
+        await far.client()  # of the look whether it is back
+    await until(lambda: not near.cloud.members[0].lane.room)
+    here.publish("out/1", "two", 2)
+    there.send(ack_packet(PUBREC, sent.packet_id))
+    await there.expect(PUBREL)
+    there.send(ack_packet(PUBCOMP, sent.packet_id))
+    await there.expect(DISCONNECT)
+    there, _ = await far.client()
+    assert (await there.expect(PUBLISH)).payload == b"two"
+
+
 class Service:
     """A service that keeps its session and what it holds of QoS 2 in it; see `serve`."""
 

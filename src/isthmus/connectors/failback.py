@@ -83,8 +83,7 @@ class Failback:
                     self._connector.name,
                     self._connector.settings.address,
                 )
-                for member in away:
-                    member.return_to_first()
+                await asyncio.gather(*(member.return_to_first() for member in away))
 
     def _note(self, error: ConnectError) -> None:
         """Say once that the service is there and does not want our try."""

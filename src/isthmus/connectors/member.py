@@ -14,6 +14,7 @@ from isthmus.connectors.guess import look
 from isthmus.connectors.hello import WillChoice, configured_will
 from isthmus.connectors.queued_lane import QueuedLane
 from isthmus.connectors.rival import Rival
+from isthmus.delivery.lane import PUBREL
 from isthmus.errors import ConnectError
 from isthmus.mqtt.properties import PropertyId
 from isthmus.net.backoff import Backoff
@@ -91,6 +92,8 @@ class Member:
         self.leaving = False
         self.parting: list[bytes] = []
         self._last_place: int | None = None
+        # The QoS 2 identifiers that an address which was left may hold.
+        self._held: dict[int, list[bytes]] = {}
         self.addresses: tuple[Address, ...] = ()
         self._take_addresses()
         self._tried = 0
@@ -166,6 +169,7 @@ class Member:
             self.received_ids = {}
             if self._last_place is not None:
                 self._last_place = ELSEWHERE
+                self._held.clear()
         self._choices = [DialectChoice(settings) for _ in self.addresses]
         self._will_choices = [WillChoice() for _ in self.addresses]
         self.place = 0
@@ -195,15 +199,9 @@ class Member:
     async def renew(self, identity: Identity) -> None:
         """Connect anew, as `identity` and with the settings that there are now.
 
-        First what is in flight settles, so that nothing arrives twice. What comes meanwhile waits,
-        with QoS 0 too.
+        First what is in flight settles, so that nothing arrives twice.
         """
-        lane = self.lane
-        lane.keeps_qos0 = True
-        lane.rest()
-        deadline = clock.monotonic() + SETTLE_S
-        while self.state == "connected" and lane.inflight and clock.monotonic() < deadline:  # noqa: ASYNC110 - no message pays for being watched
-            await asyncio.sleep(SETTLE_STEP_S)
+        await self._rest()
         await self._end(RENEWED, back=True)
         if identity.client_id != self.client_id:  # another session
             self.received_qos2 = {}
@@ -213,6 +211,15 @@ class Member:
         self._set_state("connecting", RENEWED)
         self.connector.renew_lane(self)
         self.start()
+
+    async def _rest(self) -> None:
+        """Let what is in flight settle. What comes meanwhile waits, with QoS 0 too."""
+        lane = self.lane
+        lane.keeps_qos0 = True
+        lane.rest()
+        deadline = clock.monotonic() + SETTLE_S
+        while self.state == "connected" and lane.inflight and clock.monotonic() < deadline:  # noqa: ASYNC110 - no message pays for being watched
+            await asyncio.sleep(SETTLE_STEP_S)
 
     def ids(self, place: int) -> ReceivedIds | None:
         """The identifiers of QoS 2 messages from an address on disk, None if they are not."""
@@ -226,10 +233,16 @@ class Member:
             self.received_qos2[place] = found.received
         return found
 
-    def return_to_first(self) -> None:
-        """Leave a backup for the first address; its session stays there, with what it holds."""
-        if self.client is not None and self.place:
-            self.client.disconnect(RETURNING, back=True)
+    async def return_to_first(self) -> None:
+        """Leave a backup for the first address; its session stays there, with what it holds.
+
+        First what is in flight settles, so that it is not at both.
+        """
+        client = self.client
+        if client is not None and self.place:
+            await self._rest()
+            if client is self.client:
+                client.disconnect(RETURNING, back=True)
 
     # -- the loop --------------------------------------------------------------------------------
 
@@ -370,7 +383,13 @@ class Member:
     def attach(self, client: FarClient, connack: Connack) -> None:
         """The far side accepted `client`: subscribe what is missing, then send what waits."""
         present = connack.session_present
-        moved = self._last_place not in (None, client.place)
+        last = self._last_place
+        moved = last not in (None, client.place)
+        if last is not None and moved:
+            self._held[last] = self.lane.maybe_held()
+        held = self._held.pop(client.place, ())
+        for packet_id in held if present else ():
+            client.link.write(PUBREL + packet_id)
         outboxes = self.connector.outboxes
         if outboxes is not None:
             moved = outboxes.connected(self.lane, self.addresses[client.place].shown) or moved

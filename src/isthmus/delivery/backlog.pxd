@@ -13,6 +13,7 @@ cdef class Backlog:
     cdef object __weakref__
     cdef bint _asking_age
     cdef bint _loading
+    cdef bint _rewound
     cdef object _loop
     cdef list _new
     cdef Owed _owed

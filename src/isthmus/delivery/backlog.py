@@ -65,6 +65,7 @@ class Backlog:
         "_loop",
         "_new",
         "_owed",
+        "_rewound",
         "allowed",
         "barrier",
         "end",
@@ -91,6 +92,7 @@ class Backlog:
         # Messages that are in memory and not on disk yet.
         self._new: list[Queued] = []
         self._loading = False
+        self._rewound = False  # while something was being read
         self._owed = Owed()
         self._asking_age = False
         self.oldest_at = 0.0
@@ -218,6 +220,10 @@ class Backlog:
             self._loop.call_later(READ_RETRY_S, self._load_again)
             return
         self._loading = False
+        if self._rewound:
+            self._rewound = False
+            self.load()
+            return
         lane, log = self.lane, self.log
         newest = min(log.done_below + MAX_AHEAD, self.gate)
         ready = []
@@ -274,7 +280,13 @@ class Backlog:
         items += self._new
         self._new.clear()
         if items:
-            self.end = items[0].receipt.seq  # type: ignore[union-attr]
+            self.end = min(item.receipt.seq for item in items)  # type: ignore[union-attr]
+
+    def rewind(self, seq: int) -> None:
+        """Send record `seq`, and what is behind it and not done, from disk once more."""
+        self.unload()
+        self.end = min(self.end, seq)
+        self._rewound = self._loading
 
     # -- what is not sent ------------------------------------------------------------------------
 

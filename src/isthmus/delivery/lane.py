@@ -231,6 +231,11 @@ class Lane:
         """QoS 1 and 2 messages that are sent and not done."""
         return len(self.entries) + len(self.window.releasing)
 
+    def maybe_held(self) -> list[bytes]:
+        """The packet identifiers under which the peer may have a QoS 2 message, and wait."""
+        sent = [packet_id for packet_id, entry in self.entries.items() if entry[0][0] & 4]
+        return [*self.window.releasing, *sent]
+
     def attach(
         self,
         link: Link,
@@ -958,8 +963,8 @@ class Lane:
             self._open_queue().put_back(
                 *(from_packet(*entry, v5=v5, aged_s=away_s) for entry in self.entries.values())
             )
-        # PUBREC was received for those that are being released: the peer took them.
         self.window.clear()
         if self.outbox is not None:
             for item in self._queue or ():
                 item.first &= ~DUP  # what may have been sent in an earlier life, to that session
+            self.outbox.requeued()

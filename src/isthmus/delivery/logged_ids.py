@@ -108,13 +108,18 @@ class LoggedIds:
             self.taken[packet_id] = seq
             window.releasing[packet_id] = None
 
-    def end_all(self) -> None:
-        """The peer has forgotten its session; it had got these messages."""
-        for seq in self._log.taken():
-            self._log.done(seq)
+    def give_back(self) -> int:
+        """End all exchanges: the peer has forgotten its session, or there is another peer.
+
+        Whether the messages that it owned went on before is not known: they are to be sent again.
+        Returns the place of the first of them, 0 for none.
+        """
+        taken = self._log.taken()
+        self._log.give_back()
         self.taken.clear()
         self._untold.clear()
         self._untold_closing.clear()
+        return taken[0] if taken else 0
 
     def take_over(self, packet_id: bytes, receipt: Receipt | None) -> bool:
         """The peer sent PUBREC for a message: whether PUBREL has to wait for the disk."""

@@ -486,12 +486,20 @@ class Outbox:
                 self.backlog.maybe_sent = lane.max_inflight
         if not resumes:
             self.backlog.maybe_sent = 0
-            self.ids.end_all()
         assert lane.link is not None
         lane.window.limit = min(lane.window.limit, MAX_INFLIGHT)
         if self.logged:
             self.trust.doubt(self.unrecorded)
         lane.link.on_touch = self._timer.arm
+
+    def requeued(self) -> None:
+        """What was in flight waits in the lane again, for another session.
+
+        What the session that is gone owned of it is sent again too.
+        """
+        first = self.ids.give_back()
+        if first:
+            self.backlog.rewind(first)
 
     def detached(self) -> None:
         """The connection is gone: what was on its way goes to disk."""
@@ -544,8 +552,6 @@ class Outbox:
 
     def inherit(self, other: Outbox) -> None:
         """Send what the outbox of a lane that is gone has, before all that comes now."""
-        # The peer owns these; what is left of their exchange was between it and who is gone.
-        other.ids.end_all()
         held = other._take_held()
         self.spill()
         for backlog in other.backlogs:
@@ -556,9 +562,8 @@ class Outbox:
 
     def send_first(self, log: Log) -> None:
         """Send what is in `log`, which is nobody's, before all that comes now."""
+        log.give_back()
         backlog = Backlog(self._lane, log, self._loop, self)
-        for seq in log.taken():
-            log.done(seq)
         self.spill()
         self._send_first(backlog)
 

@@ -258,6 +258,12 @@ class Log:
         self._taken.add(seq)
         self._store.note(self)
 
+    def give_back(self) -> None:
+        """The peer owns no message any more: those that it owned are to be delivered after all."""
+        if self._taken:
+            self._taken.clear()
+            self._store.note(self)
+
     def is_done(self, seq: int) -> bool:
         """Whether record `seq` needs no delivery any more."""
         if seq < self.done_below or seq in self._done:
