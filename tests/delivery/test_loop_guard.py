@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from isthmus.delivery.echoes import REMEMBERED_S, Echoes
 from isthmus.delivery.hops import MARK, MAX_HOPS, REMEMBERED, Hops
 from isthmus.delivery.lane import Lane
 from isthmus.delivery.loop_alarm import ALARM_COUNT, QUIET_S, LoopAlarm
+from isthmus.delivery.publication import pack
 from isthmus.metrics.drops import Drops
 from isthmus.mqtt.aliases import OutboundAliases
 from isthmus.mqtt.packets import PacketType
@@ -221,6 +223,28 @@ def test_only_topics_that_are_asked_for_are_remembered() -> None:
     assert echoes.returned(b"c", b"x", retain=False)
 
 
+@pytest.mark.parametrize("image", [b"#", b"+/things/#", b"$aws/#"])
+def test_topics_that_begin_with_a_dollar_sign_are_remembered(image: bytes) -> None:
+    """A subscription with a wildcard in front does not get them, but a route may lead there."""
+    echoes, _, _ = memory(image)
+    echoes.sent(b"$aws/things/x/shadow/update", b"x", retain=False)
+    assert echoes.returned(b"$aws/things/x/shadow/update", b"x", retain=False)
+
+
+@pytest.mark.parametrize("image", [b"#", b"t"])
+def test_long_topics_take_no_memory_once_they_are_forgotten(image: bytes) -> None:
+    echoes, _, now = memory(image)
+    tracemalloc.start()
+    try:
+        for number in range(1000):
+            echoes.sent(b"%060000d" % number, b"x", retain=False)
+        now[0] += 2 * REMEMBERED_S
+        assert not echoes.returned(b"t", b"x", retain=False)
+        assert tracemalloc.get_traced_memory()[0] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
 def test_so_many_are_remembered_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("isthmus.delivery.echoes.REMEMBERED", 10)
     monkeypatch.setattr("isthmus.delivery.echoes.REMEMBERED_TOPICS", 10)
@@ -356,6 +380,19 @@ def test_what_is_not_sent_is_not_remembered() -> None:
     send(lane, "2", qos=0)
     assert lane.drops.counts == {"too_large": 2, "slow_consumer": 1}
     assert came_back(lane, "1", "2") == [True, False]
+
+
+def test_a_payload_that_nobody_asks_for_is_not_copied() -> None:
+    lane = remembering()
+    assert lane.echoes is not None
+    lane.echoes.limit((b"other",))
+    packet = pack(0x30, b"\0\1t", b"", b"", bytes(1 << 20), v5=False)
+    tracemalloc.start()
+    try:
+        lane.remember(packet)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 19
+    finally:
+        tracemalloc.stop()
 
 
 def test_with_topic_aliases_the_topic_is_remembered() -> None:

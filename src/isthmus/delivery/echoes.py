@@ -33,6 +33,16 @@ REMEMBERED = 100_000
 REMEMBERED_TOPICS = 10_000
 """Topics of which it is known whether a route asks for them."""
 
+REMEMBERED_BYTES = 256
+"""Of longer topics that is found out each time: they are rare, and would fill memory."""
+
+LEVEL = b"x/"
+"""A level in front of topics and filters, with which wildcards match what begins with `$`, too.
+
+A subscription does not get that by a wildcard in front (MQTT-4.7.2-1), but a route that takes a
+prefix off leads there.
+"""
+
 
 class Echoes:
     """What was sent to one far side a moment ago, and did not come back yet.
@@ -64,12 +74,23 @@ class Echoes:
 
     def limit(self, filters: Iterable[bytes]) -> None:
         """Remember what is sent on these topics from now on."""
-        self._filters = tuple(filters)
+        self._filters = tuple(LEVEL + filter_ for filter_ in filters)
         self._topics.clear()
+
+    def wants(self, topic: bytes) -> bool:
+        """Whether what is sent on this topic is remembered."""
+        wanted = self._topics.get(topic)
+        if wanted is None:
+            wanted = any(matches(filter_, LEVEL + topic) for filter_ in self._filters)
+            if len(topic) <= REMEMBERED_BYTES:
+                if len(self._topics) >= REMEMBERED_TOPICS:
+                    self._topics.clear()
+                self._topics[topic] = wanted
+        return wanted
 
     def sent(self, topic: bytes, payload: bytes, *, retain: bool) -> None:
         """Remember a message that is sent now; `topic` is the far side's."""
-        if not self._is_wanted(topic):
+        if not self.wants(topic):
             return
         now = self._now()
         self._forget(now)
@@ -92,15 +113,6 @@ class Echoes:
                 self._alarm.add(topic)
                 return True
         return False
-
-    def _is_wanted(self, topic: bytes) -> bool:
-        wanted = self._topics.get(topic)
-        if wanted is None:
-            if len(self._topics) >= REMEMBERED_TOPICS:
-                self._topics.clear()
-            wanted = any(matches(filter_, topic) for filter_ in self._filters)
-            self._topics[topic] = wanted
-        return wanted
 
     def _first(self, key: int) -> int:
         """Take the number of the oldest of equal messages out."""

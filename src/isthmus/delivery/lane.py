@@ -30,6 +30,7 @@ from isthmus.delivery.publication import (
     again,
     aliased,
     largest_body,
+    topic_of,
     unpack,
 )
 from isthmus.delivery.queue import NEVER_SENT, Queue, Queued, expiry, from_packet
@@ -398,7 +399,7 @@ class Lane:
             if entry is None:
                 continue
             packet, receipt, _, _ = entry
-            topic = unpack(packet, v5=self.v5)[1][2:]
+            topic = topic_of(packet)
             if allowed(topic):
                 continue
             self.drops.add("denied", topic)
@@ -684,9 +685,10 @@ class Lane:
 
     def remember(self, packet: bytes) -> None:
         """A packet, with its whole topic, is sent now, and may come back; for `echoes`."""
-        first, topic, _, _, payload = unpack(packet, v5=self.v5)
         assert self.echoes is not None
-        self.echoes.sent(topic[2:], payload, retain=first & 1 > 0)
+        topic = topic_of(packet)
+        if self.echoes.wants(topic):
+            self.echoes.sent(topic, unpack(packet, v5=self.v5)[4], retain=packet[0] & 1 > 0)
 
     def with_alias(self, packet: bytes) -> bytes:
         """The packet as it goes out now, where `aliases` are used."""

@@ -60,6 +60,13 @@ def unpack(packet: bytes, *, v5: bool) -> tuple[int, bytes, bytes, bytes, bytes]
     return packet[0] & ~DUP, topic, packet_id, properties, packet[at:]
 
 
+def topic_of(packet: bytes) -> bytes:
+    """The topic of an encoded PUBLISH, without its length bytes."""
+    _, at = read_varint(packet, 1, len(packet))
+    begin = at + 2
+    return packet[begin : begin + int.from_bytes(packet[at:begin], "big")]
+
+
 def again(packet: bytes, *, was_v5: bool, v5: bool, away_s: float = 0.0) -> bytes:
     """The packet as it is sent again on a new connection: with DUP, in that one's version.
 
