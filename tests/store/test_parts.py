@@ -263,6 +263,39 @@ async def test_what_cannot_be_written_ahead_does_not_keep_the_rest_back(
     await store.stop()
 
 
+@pytest.mark.parametrize("failure", [sqlite3.IntegrityError("wrong"), room.no_room()])
+async def test_after_a_write_ahead_that_failed_nothing_is_tried_before_the_pause_is_over(
+    tmp_path, monkeypatch, failure
+):
+    store = await opened(tmp_path)
+    log = store.log("a")
+    for _ in range(50):
+        log.append(b"message")
+    await settled(store)
+    Disk(monkeypatch, 0)
+    monkeypatch.setattr("isthmus.store.store.RETRY_S", 60.0)
+    tries = 0
+
+    def fail(*_: object) -> None:
+        nonlocal tries
+        tries += 1
+        raise failure
+
+    monkeypatch.setattr(Writer, "make_room", fail)
+    log.append(bytes(FULL_BYTES))
+    await until(lambda: store.failure is not None and store._retry is not None)
+    for seq in range(1, 50):
+        log.done(seq)
+        store.hurry()
+        await asyncio.sleep(0.005)
+    await until(lambda: store._ahead is None and store._retry is not None)
+    assert tries == 1
+    monkeypatch.undo()
+    await store.settle()
+    assert store.failure is None
+    await store.stop()
+
+
 async def test_what_moves_to_a_log_that_is_deleted_does_not_keep_the_room_of_others(
     tmp_path, monkeypatch
 ):

@@ -85,6 +85,8 @@ class Store:
         self._gathers_until = 0.0
         # What logs have got done that was written ahead of the transaction, last.
         self._progress = Progress()
+        # It could not be written: the next attempt is the timer's, whatever is done meanwhile.
+        self._ahead_failed = False
         # Why the last write failed, and for how long the disk does not answer: the one may come
         # while the other lasts, and end before it.
         self._refused: Exception | None = None
@@ -427,6 +429,7 @@ class Store:
     def _again(self, transaction: Transaction) -> None:
         """Write it, after what is done where the disk is full: that makes room."""
         self._retry = None
+        self._ahead_failed = False
         transaction.logs.refresh()
         if transaction.parts is None or not self._write_progress(transaction):
             self._begin(transaction)
@@ -434,6 +437,8 @@ class Store:
     def _go_ahead(self) -> None:
         """Something may be done, which need not wait until there is room for what is new."""
         self._ahead = None
+        if self._ahead_failed:
+            return
         retry = self._retry
         if retry is not None and self._writing is not None and self._write_progress(self._writing):
             retry.cancel()
@@ -471,6 +476,7 @@ class Store:
             self._progress.committed(sizes)
         else:
             self._progress = Progress()
+            self._ahead_failed = True
             if is_full(failure):
                 self._wait(transaction, failure)
                 return
