@@ -108,7 +108,7 @@ def export(
 
     \b
     Exit status: 0 done; 1 some could not be read, or a process has the store open; 2 no such log,
-    or FILE cannot be written.
+    or the result cannot be written.
     """  # noqa: D301
     with opened(folder) as found:
         logs = found.logs()
