@@ -17,9 +17,11 @@ from raw import (
     PUBLISH,
     PUBREC,
     PUBREL,
+    UNSUBSCRIBE,
     FarSide,
     Raw,
     ack_packet,
+    grant,
     packet,
     parse_hello,
     until,
@@ -80,6 +82,30 @@ async def test_a_backup_is_left_after_several_connacks_of_the_first(isthmus, far
     assert (hello.client_id, hello.clean) == ("me", False)
     await near.connected()
     assert near.status()["address"] == f"mqtt://127.0.0.1:{port}"
+
+
+async def test_what_one_address_was_not_told_to_unsubscribe_it_is_told_later(isthmus, far, backup):
+    """Each address has a session of its own."""
+    configuration = two(far.port, backup.port)
+    configuration["routes"]["in"] = back("a", "b")
+    near = await isthmus(configuration)
+    there, _ = await far.client()
+    await grant(there)
+    await near.connected()
+    near.cloud.unsubscribe(b"a", near.app.tables["cloud"])
+    await there.expect(UNSUBSCRIBE)  # and no answer
+    far.stop_listening()
+    there.reset()
+    other, _ = await backup.client(session_present=True)
+    assert [name for name, _ in await grant(other)] == ["b"]
+    await near.connected()
+    await far.start()
+    for _ in range(SOON["successes"]):
+        await far.client()
+    there, hello = await far.client(session_present=True)
+    assert hello.client_id == "me"
+    assert (await there.expect(UNSUBSCRIBE)).body.endswith(b"\0\1a")
+    assert [name for name, _ in await grant(there)] == ["b"]
 
 
 async def test_an_open_port_without_connack_is_no_reason_to_leave(isthmus, far, backup):

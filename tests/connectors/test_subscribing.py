@@ -9,15 +9,20 @@ import time
 import pytest
 
 from isthmus.app.settings import Settings
+from isthmus.connectors.far_client import MOST_REQUESTS
 from isthmus.connectors.ownership import owners
 from raw import (
     CONNECT,
+    DISCONNECT,
     PUBACK,
     PUBLISH,
+    SUBACK,
     SUBSCRIBE,
+    UNSUBACK,
     UNSUBSCRIBE,
     FarSide,
     Raw,
+    ack_packet,
     grant,
     packet,
     parse_hello,
@@ -46,6 +51,26 @@ def unsubscribed(request) -> list[str]:
     while at < len(body):
         size = struct.unpack_from(">H", body, at)[0]
         found.append(body[at + 2 : at + 2 + size].decode())
+        at += 2 + size
+    return found
+
+
+def filters_3(request) -> list[str]:
+    """The filters of a SUBSCRIBE of MQTT 3."""
+    found, at = [], 2
+    while at < len(request.body):
+        size = struct.unpack_from(">H", request.body, at)[0]
+        found.append(request.body[at + 2 : at + 2 + size].decode())
+        at += 3 + size
+    return found
+
+
+def unsubscribed_3(request) -> list[str]:
+    """The filters of an UNSUBSCRIBE of MQTT 3."""
+    found, at = [], 2
+    while at < len(request.body):
+        size = struct.unpack_from(">H", request.body, at)[0]
+        found.append(request.body[at + 2 : at + 2 + size].decode())
         at += 2 + size
     return found
 
@@ -305,6 +330,157 @@ async def test_a_pool_says_how_much_of_it_is_connected(isthmus, far, caplog):
     lines = [record.getMessage() for record in caplog.records]
     assert "connector cloud: degraded: 2 of 3 connected" in lines
     assert "connector cloud: connected" in lines
+
+
+MANY = [f"in/{number}" for number in range(100)]
+"""With one filter in a packet, more requests than may be without an answer."""
+
+
+async def without_routes(isthmus, far, **how):
+    """A far side whose client wants nothing of `MANY` any more, and cannot say so for all yet."""
+    configuration = bridge(
+        far.port, routes={"in": back(*MANY), "out": out("out/#")}, filters_per_subscribe=1, **how
+    )
+    near = await isthmus(configuration)
+    there, _ = await far.client()
+    for _ in MANY:
+        await grant(there)
+    await near.connected()
+    route = near.app.tables["cloud"]
+    for name in MANY:
+        near.cloud.unsubscribe(name.encode(), route)
+    asked = [unsubscribed(await there.expect(UNSUBSCRIBE))[0] for _ in range(MOST_REQUESTS)]
+    assert asked == MANY[:MOST_REQUESTS]
+    return near, there
+
+
+async def test_a_client_that_goes_unsubscribes_first_what_nobody_wants(isthmus, far):
+    """Its session stays, and nobody else would do it."""
+    near, there = await without_routes(isthmus, far, client_id="me")
+    await near.app.stop()
+    rest = [unsubscribed(await there.expect(UNSUBSCRIBE))[0] for _ in MANY[MOST_REQUESTS:]]
+    assert rest == MANY[MOST_REQUESTS:]
+    await there.expect(DISCONNECT)
+
+
+@pytest.mark.parametrize("session_present", [True, False])
+async def test_what_a_lost_connection_did_not_unsubscribe_the_next_one_does(
+    isthmus, far, session_present
+):
+    near, there = await without_routes(isthmus, far)
+    near.cloud.subscribe(b"in/7", near.app.tables["cloud"], 1)  # it is wanted again
+    there.reset()
+    there, _ = await far.client(session_present=session_present)
+    if session_present:
+        await there.expect(UNSUBSCRIBE)
+        there.reset()
+        there, _ = await far.client(session_present=True)
+        gone = set()
+        for _ in range(len(MANY) - 1):
+            request = await there.expect(UNSUBSCRIBE)
+            gone.update(unsubscribed(request))
+            there.send(packet(0xB0, request.body[:2] + b"\0\0"))
+        assert gone == {*MANY} - {"in/7"}
+    assert [name for name, _ in await grant(there)] == ["in/7"]
+    await near.connected()
+
+
+async def test_what_was_subscribed_without_an_answer_is_not_forgotten(isthmus, far):
+    """The far side may have done it: the answer is lost with the connection."""
+    near = await isthmus(bridge(far.port, routes={"in": back("a", "b")}))
+    there, _ = await far.client()
+    assert len(names(await there.expect(SUBSCRIBE))) == 2
+    near.cloud.unsubscribe(b"a", near.app.tables["cloud"])
+    there.reset()
+    there, _ = await far.client(session_present=True)
+    assert unsubscribed(await there.expect(UNSUBSCRIBE)) == ["a"]
+    assert names(await there.expect(SUBSCRIBE)) == ["b"]
+
+
+async def test_a_session_of_mqtt_3_is_left_without_subscriptions(isthmus, far):
+    """Also without those that were asked for last: it stays, and fills for nobody."""
+    routes = {"in": back(*MANY), "out": out("out/#")}
+    configuration = bridge(
+        far.port, routes=routes, version="3.1.1", bridge_bit=False, filters_per_subscribe=1,
+        client_id="me",
+    )  # fmt: skip
+    near = await isthmus(configuration)
+    there, _ = await far.client()
+    held = {(await grant(there))[0][0] for _ in range(10)}
+    asked = []
+    stopping = asyncio.create_task(near.reload({**configuration, "connectors": {}, "routes": {}}))
+    while (request := await there.packet()).kind != DISCONNECT:
+        if request.kind == SUBSCRIBE:
+            asked += filters_3(request)
+            held.add(asked[-1])
+        elif request.kind == UNSUBSCRIBE:
+            held.difference_update(unsubscribed_3(request))
+    await stopping
+    assert not held
+    assert len(asked) < len(MANY) - 10
+
+
+async def grant_all(there) -> None:
+    """Answer every SUBSCRIBE and acknowledge every message."""
+    while True:
+        request = await there.packet()
+        if request.kind == SUBSCRIBE:
+            there._put_back.append(request)
+            await grant(there)
+        elif request.kind == PUBLISH:
+            there.send(ack_packet(PUBACK, request.packet_id))
+
+
+async def test_what_is_granted_to_a_member_that_leaves_is_unsubscribed_too(isthmus, far):
+    routes = {"in": back(*MANY), "out": out("out/#")}
+    configuration = bridge(
+        far.port, routes=routes, version="3.1.1", bridge_bit=False, client_id_prefix="me", pool=2
+    )
+    near = await isthmus(configuration)
+    cloud, here = near.cloud, await near.client("here")
+    links = {hello.client_id: raw for raw, hello in [await far.client() for _ in range(2)]}
+    stays, leaves = (links[member.client_id] for member in cloud.members)
+    asked = await leaves.expect(SUBSCRIBE)
+    lane = cloud.members[1].lane
+    number = 0
+    while not lane.inflight:  # what is on its way keeps the member for a while
+        here.publish(f"out/{number}", "x", 1)
+        number += 1
+        await here.nothing()
+    configuration["connectors"]["cloud"]["pool"] = 1
+    await near.reload({"listeners": [{"bind": f"127.0.0.1:{near.port}"}], **configuration})
+    assert cloud.leaving
+    leaves.send(packet(0x90, asked.body[:2] + bytes(len(filters_3(asked)))))
+    await until(lambda: cloud.leaving[0].parting)
+    granting = asyncio.create_task(grant_all(stays))
+    gone = []
+    while (request := await leaves.packet()).kind != DISCONNECT:
+        if request.kind == PUBLISH:
+            leaves.send(ack_packet(PUBACK, request.packet_id))
+        else:
+            gone += unsubscribed_3(request)
+    assert set(gone) == set(filters_3(asked))
+    granting.cancel()
+
+
+@pytest.mark.parametrize("kind", [SUBACK, UNSUBACK])
+async def test_an_answer_of_the_wrong_kind_is_refused(isthmus, far, kind):
+    near = await isthmus(bridge(far.port, routes={"in": back("in/#"), "out": out("out/#")}))
+    there, _ = await far.client()
+    if kind == SUBACK:
+        await grant(there)
+        await near.connected()
+        near.cloud.unsubscribe(b"in/#", near.app.tables["cloud"])
+    request = await there.expect(UNSUBSCRIBE if kind == SUBACK else SUBSCRIBE)
+    there.send(packet(kind << 4, request.body[:2] + b"\0\0"))
+    assert (await there.expect(DISCONNECT)).code == 0x82
+    assert "an answer to nothing that was asked" in near.status()["reason"]
+    there, _ = await far.client(session_present=True)
+    if kind == SUBACK:
+        assert unsubscribed(await there.expect(UNSUBSCRIBE)) == ["in/#"]
+    else:
+        await grant(there)
+        await near.connected()
 
 
 async def test_more_requests_than_there_are_identifiers_are_asked_as_answers_come(

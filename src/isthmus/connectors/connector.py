@@ -527,7 +527,9 @@ class Connector:
 
     # -- members call these ----------------------------------------------------------------------
 
-    def attached(self, member: Member, client: FarClient, *, session_present: bool) -> None:
+    def attached(
+        self, member: Member, client: FarClient, *, session_present: bool, moved: bool
+    ) -> None:
         """A member is connected: bring its subscriptions up to date.
 
         The far side's highest QoS and whether it retains lower what routes ask for.
@@ -541,10 +543,11 @@ class Connector:
         if allowed != self._allowed_flags:
             self._allowed_flags = allowed
             self._forget_ways()
-        left = self.crowding.left_behind.pop(member.client_id, ())
-        if not session_present:
+        left = member.in_doubt.pop(client.place, set())
+        left.update(self.crowding.left_behind.pop(member.client_id, ()))
+        if moved or not session_present:
             self.subscriptions.forget(member.index)
-        elif left:
+        if session_present and left:
             share = self.subscriptions.share(member.index)
             client.unsubscribe([filter_ for filter_ in left if filter_ not in share])
         if self.settings.unsubscribe_out:
@@ -565,6 +568,7 @@ class Connector:
     def granted(self, member: Member, answers: dict[bytes, tuple[int, int]]) -> None:
         """The far side answered SUBSCRIBE: filter -> (asked QoS, code)."""
         if member.leaving:
+            member.parting += [name for name, (_, code) in answers.items() if code < 0x80]
             return
         # One line for all filters of a packet that have the same answer.
         alike: dict[tuple[int, int], list[bytes]] = {}

@@ -110,7 +110,8 @@ class Crowding:
             )
         connector.leave_out(out)
         for member in out:
-            self.left_behind[member.client_id] = member.parting
+            in_doubt = set().union(*member.in_doubt.values())
+            self.left_behind[member.client_id] = [*member.parting, *in_doubt]
         up = len(connector.members)
         log.warning(
             "connector %s: the far side takes no more than %d of %d connections (%s); those go on "

@@ -261,6 +261,19 @@ class FarClient(Source):
         unasked = (request for request in self._unasked if not request.ends)
         return {filter_ for request in (*asked, *unasked) for filter_ in request.filters}
 
+    @property
+    def in_doubt(self) -> set[bytes]:
+        """The filters that the session may have, whether somebody wants them or not.
+
+        Their SUBSCRIBE or UNSUBSCRIBE has no answer, or the UNSUBSCRIBE has not been sent yet.
+        """
+        unasked = (request for request in self._unasked if request.ends)
+        return {
+            filter_
+            for request in (*self._requests.values(), *unasked)
+            for filter_ in request.filters
+        }
+
     def subscribe(self, filters: dict[bytes, int]) -> None:
         """Subscribe to `filters` with their QoS; the answers go to the member.
 
@@ -279,9 +292,9 @@ class FarClient(Source):
             self._unasked.append(Request(dict(wanted[start : start + most]), ends))
         self._ask_more()
 
-    def _ask_more(self, most: int = MOST_REQUESTS) -> None:
-        """Send what waits to be asked for, in order; up to `most` requests have no answer."""
-        while self._unasked and len(self._requests) < most:
+    def _ask_more(self, *, at_once: bool = False) -> None:
+        """Send what waits to be asked for, in order, as answers come or all `at_once`."""
+        while self._unasked and (at_once or len(self._requests) < MOST_REQUESTS):
             packet_id = self._packet_id()
             request = self._unasked.popleft()
             try:
@@ -335,18 +348,18 @@ class FarClient(Source):
         return int.from_bytes(packet_id, "big")
 
     def _answered(self, packet: Suback | Unsuback) -> None:
-        request = self._requests.pop(packet.packet_id, None)
-        if request is None:
+        request = self._requests.get(packet.packet_id)
+        if request is None or request.ends != isinstance(packet, Unsuback):
             self.fail(ProtocolViolation("an answer to nothing that was asked"))
             return
+        if isinstance(packet, Suback) and len(packet.codes) != len(request.filters):
+            self.fail(ProtocolViolation("SUBACK has another number of codes than filters"))
+            return
+        del self._requests[packet.packet_id]
         self._free(packet.packet_id)
         self._round_trip(packet.packet_id)
         if isinstance(packet, Suback):
-            filters = {} if request.ends else request.filters
-            if len(packet.codes) != len(filters):
-                self.fail(ProtocolViolation("SUBACK has another number of codes than filters"))
-                return
-            answers = zip(filters.items(), packet.codes, strict=True)
+            answers = zip(request.filters.items(), packet.codes, strict=True)
             self._member.granted({filter_: (qos, code) for (filter_, qos), code in answers})
         self._ask_more()
 
@@ -469,13 +482,19 @@ class FarClient(Source):
             if self.v5 and (for_good or (not back and not stable)):
                 # Nobody will come back for this session.
                 properties[PropertyId.SESSION_EXPIRY_INTERVAL] = 0
-            if for_good and not self.v5:
-                # It cannot end the session, but the far side need not fill it.
-                self.unsubscribe(self._member.parting)
-                with suppress(LocalProtocolError):  # as many as there are identifiers
-                    self._ask_more(MAX_RECEIVE_MAXIMUM)
+            else:
+                self._unsubscribe_rest(for_good=for_good)
             self._send(Disconnect(0, properties))
         self.leave(reason)
+
+    def _unsubscribe_rest(self, *, for_good: bool) -> None:
+        """Unsubscribe now from what nobody wants of a session that stays, and ask for no more."""
+        self._unasked = deque(request for request in self._unasked if request.ends)
+        with suppress(LocalProtocolError):  # as many as there are identifiers
+            if for_good:
+                # MQTT 3 cannot end the session, but the far side need not fill it.
+                self.unsubscribe([*self.in_doubt.union(self._member.parting)])
+            self._ask_more(at_once=True)
 
     def leave(self, reason: str) -> None:
         """Close after what is already written has been sent."""
@@ -496,6 +515,7 @@ class FarClient(Source):
         if self.lane.link is self.link:
             self.lane.detach()
         self._member.received_qos2[self.place] = self.received_qos2
+        self._member.in_doubt.setdefault(self.place, set()).update(self.in_doubt)
         if not self.opened.done():
             self.opened.set_exception(self._closed_early(reason))
             self.opened.exception()

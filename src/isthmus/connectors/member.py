@@ -66,7 +66,8 @@ class Member:
     side; tried again), "idle" (a lazy one with nothing to do), "stopped"; `reason` says why, and
     `changed_at` is the monotonic time of the last change. `place` is the index of the address in
     use. `received_qos2` are the incoming QoS 2 messages of the session at each address,
-    `received_ids` their identifiers on disk, where the sessions outlive this process.
+    `received_ids` their identifiers on disk, where the sessions outlive this process. `in_doubt`
+    are the filters that the session at each address may have, though nobody wants them there.
     One that is `leaving` belongs to the pool no more: it gives up what it has, `parting` is what it
     was subscribed to, and it connects no more. `rival` knows of another client with the same client
     id.
@@ -79,6 +80,7 @@ class Member:
         self.lane = lane
         self.received_qos2: dict[int, dict[bytes, Incoming] | None] = {}
         self.received_ids: dict[int, ReceivedIds] = {}
+        self.in_doubt: dict[int, set[bytes]] = {}
         self._received = 0
         self.client: FarClient | None = None
         self.state = "connecting"
@@ -165,14 +167,18 @@ class Member:
         settings = self.connector.settings
         if self.addresses != settings.addresses:
             self.addresses = settings.addresses
-            self.received_qos2 = {}
-            self.received_ids = {}
+            self._forget_sessions()
             if self._last_place is not None:
                 self._last_place = ELSEWHERE
                 self._held.clear()
         self._choices = [DialectChoice(settings) for _ in self.addresses]
         self._will_choices = [WillChoice() for _ in self.addresses]
         self.place = 0
+
+    def _forget_sessions(self) -> None:
+        self.received_qos2 = {}
+        self.received_ids = {}
+        self.in_doubt = {}
 
     def start(self) -> None:
         """Connect, and stay connected."""
@@ -203,9 +209,8 @@ class Member:
         """
         await self._rest()
         await self._end(RENEWED, back=True)
-        if identity.client_id != self.client_id:  # another session
-            self.received_qos2 = {}
-            self.received_ids = {}
+        if identity.client_id != self.client_id:
+            self._forget_sessions()
         self.identity = identity
         self._take_addresses()
         self._set_state("connecting", RENEWED)
@@ -415,7 +420,7 @@ class Member:
             largest = min(largest, self.connector.settings.max_packet_size_out)
         noticed = self.connector.notifications.up(client, self.client_id)
         self._ask_again_s = ASK_AGAIN_MIN_S
-        self.connector.attached(self, client, session_present=present and not moved)
+        self.connector.attached(self, client, session_present=present, moved=moved)
 
         self.lane.attach(
             client.link,
