@@ -50,14 +50,16 @@ async def message_path(
         if source not in app.endpoints:
             known = ", ".join(app.endpoints)
             raise ConfigError(f"there is no endpoint '{source}'; --from is one of: {known}")
-        return list(_Explained(app).lines(message, source, client_id, username))
+        explained = _Explained(app, on_disk=settings.broker.stores)
+        return list(explained.lines(message, source, client_id, username))
     finally:
         await app.close()
 
 
 class _Explained:
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, *, on_disk: bool) -> None:
         self._app = app
+        self._on_disk = on_disk
         self._hops: list[Hop] = []
         self._here: dict[str, None] = {}  # the topics that routes lead to at the broker, in order
         self._left: set[tuple[str, bytes]] = set()
@@ -184,7 +186,24 @@ class _Explained:
                 yield f"  clients of this broker that have subscribed get {topic}"
         if nothing:
             yield "  it leaves by no connector"
-        yield f"  {_acknowledged(message.qos, waits, refused, unanswered=unanswered)}"
+        yield f"  {self._acknowledged(message.qos, waits, refused, unanswered=unanswered)}"
+
+    def _acknowledged(self, qos: int, waits: list[str], refused: int, *, unanswered: bool) -> str:
+        if not qos:
+            return "nobody waits for an acknowledgement: QoS 0"
+        packet = "PUBACK" if qos == 1 else "PUBREC"
+        if unanswered:
+            return f"{packet} has the code 0x{refused:02X} over MQTT 5, and is not sent over MQTT 3"
+        if refused:
+            return (
+                f"{packet} has the code 0x{refused:02X} over MQTT 5, and means success over MQTT 3"
+            )
+        if waits:
+            names = list(dict.fromkeys(waits))
+            have = "has" if len(names) == 1 else "have"
+            text = f"{packet} is sent when {' and '.join(names)} {have} acknowledged it"
+            return f"{text}, or when it is on disk here" if self._on_disk else text
+        return f"{packet} is sent at once"
 
     def _sent(self, outlet: LaneOutlet, flags: int, waits: list[str]) -> str:
         connector, number = self._member(outlet.lane)
@@ -247,21 +266,6 @@ def _connection(way: Way) -> str:
     ]
     hint = f"; say {' and '.join(options)}" if options else ""
     return f"{template} (empty here{hint})"
-
-
-def _acknowledged(qos: int, waits: list[str], refused: int, *, unanswered: bool) -> str:
-    if not qos:
-        return "nobody waits for an acknowledgement: QoS 0"
-    packet = "PUBACK" if qos == 1 else "PUBREC"
-    if unanswered:
-        return f"{packet} has the code 0x{refused:02X} over MQTT 5, and is not sent over MQTT 3"
-    if refused:
-        return f"{packet} has the code 0x{refused:02X} over MQTT 5, and means success over MQTT 3"
-    if waits:
-        names = list(dict.fromkeys(waits))
-        have = "has" if len(names) == 1 else "have"
-        return f"{packet} is sent when {' and '.join(names)} {have} acknowledged it"
-    return f"{packet} is sent at once"
 
 
 def _left_out(decision: Decision) -> str:

@@ -170,7 +170,6 @@ class Member:
             self._forget_sessions()
             if self._last_place is not None:
                 self._last_place = ELSEWHERE
-                self._held.clear()
         self._choices = [DialectChoice(settings) for _ in self.addresses]
         self._will_choices = [WillChoice() for _ in self.addresses]
         self.place = 0
@@ -179,6 +178,7 @@ class Member:
         self.received_qos2 = {}
         self.received_ids = {}
         self.in_doubt = {}
+        self._held = {}
 
     def start(self) -> None:
         """Connect, and stay connected."""
