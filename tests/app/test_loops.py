@@ -368,6 +368,22 @@ async def test_the_memory_is_of_the_routes_that_ask_for_it(isthmus, far) -> None
     assert (await here.message()).topic == "far/with/1"
 
 
+async def test_the_memory_holds_for_topics_that_begin_with_a_dollar_sign(isthmus, far) -> None:
+    shadows = "$aws/things/+/shadow/update"
+    routes = {
+        "out": out("cloud/#", qos=1, strip="cloud/", loop_guard={"memory": True}),
+        "in": back(shadows, prepend="cloud/"),
+    }
+    near = await isthmus(bridge(far.port, routes=routes, version="3.1.1", bridge_bit=False))
+    there, _ = await far.client()
+    await grant(there)
+    await near.connected()
+    here = await near.client("here")
+    here.publish("cloud/$aws/things/x/shadow/update", "x", 1)
+    await returned(there, 1)
+    await until(lambda: near.cloud.drops.counts == {"echo": 1})
+
+
 async def test_very_many_copies_over_mqtt_3_are_an_alarm(isthmus, mosquitto, caplog) -> None:
     real = await mosquitto("max_queued_messages 0", "max_inflight_messages 0")
     near = await isthmus(two_way(real.port, memory=True))
