@@ -9,6 +9,7 @@ import pytest
 from test_outbox import acknowledged, durable, reloaded
 
 from isthmus.connectors.outboxes import logs_of
+from mosquitto import free_port
 from raw import PUBACK, PUBLISH, Raw, ack_packet, until
 from running import Isthmus
 
@@ -31,8 +32,8 @@ async def feed(near, first, count, name="here"):
     here.close()
 
 
-async def collect(far, near, links):
-    """What arrives until nothing is stored any more, in order."""
+async def collect(far, near, links, done=lambda: True):
+    """What arrives until all is `done` and nothing is stored any more, in order."""
     found = [(await far.client())[0] for _ in range(links)]
     arrived: list[int] = []
 
@@ -46,7 +47,7 @@ async def collect(far, near, links):
 
     takers = [asyncio.create_task(take(there)) for there in found]
     try:
-        await until(lambda: not near.cloud.stored)
+        await until(lambda: done() and not near.cloud.stored)
     finally:
         for taker in takers:
             taker.cancel()
@@ -126,6 +127,29 @@ async def test_a_reload_while_it_is_down_keeps_acknowledging(isthmus, far, tmp_p
     arrived = await collect(far, near, 3)
     assert sorted(arrived) == list(range(400))
     assert not turned(arrived)
+
+
+async def test_a_reload_while_publishers_wait_for_room(isthmus, far, tmp_path):
+    pool = maker(far, tmp_path, route={"queue": {"when_full": "block", "max_messages": 20}})
+    far.stop_listening()
+    listeners = [{"bind": f"127.0.0.1:{free_port()}"}]  # the publisher stays over the reloads
+    near = await isthmus({**pool("ab"), "listeners": listeners})
+    here = await near.client("here", 4)
+    published = 0
+    for names, count in (("", 200), ("a", 100), ("abc", 50)):
+        if names:
+            await reloaded(near, {**pool(names), "listeners": listeners})
+            await until(lambda: not near.cloud.leaving)
+        for number in range(published, published + count):
+            here.publish(f"out/{number % TOPICS}", str(number), 1)
+        published += count
+        await asyncio.sleep(0.3)  # so much is read as is read while they wait
+    heard = asyncio.create_task(acknowledged(here, published))
+    await far.start()
+    arrived = await collect(far, near, 3, heard.done)
+    await heard
+    assert sorted(arrived) == list(range(published))
+    assert not turned(arrived), turned(arrived)
 
 
 async def test_the_same_client_ids_in_another_order(isthmus, far, tmp_path):

@@ -6,7 +6,19 @@ import asyncio
 from typing import Any
 
 from isthmus.app.settings import Settings
-from raw import PUBACK, PUBLISH, Raw, ack_packet, until
+from isthmus.connectors.regrouping import STUCK_S
+from raw import (
+    CONNACK,
+    CONNECT,
+    PUBACK,
+    PUBLISH,
+    Raw,
+    ack_packet,
+    packet,
+    parse_hello,
+    properties,
+    until,
+)
 from running import bridge, out
 
 
@@ -91,3 +103,33 @@ async def test_a_member_that_is_down_holds_the_others_up_for_a_while_only(
     await until(lambda: not near.cloud.regrouping)
     assert near.cloud.members[1].lane.inflight == 1
     late.close()
+
+
+async def test_while_all_are_down_nothing_is_taken_from_a_member(isthmus: Any, far: Any) -> None:
+    near = await isthmus(configuration(far, "a", "b"))
+    there = await members(far, 2, receive_maximum=1)
+    await near.connected()
+    here, topic = await near.client("here"), topic_of(near, "b")
+    for number in range(2):
+        here.publish(topic, str(number), 1)
+    assert (await there["b"].expect(PUBLISH)).payload == b"0"
+    far.stop_listening()
+    for raw in there.values():
+        raw.reset()
+    await until(lambda: all(one.state != "connected" for one in near.cloud.members))
+    await change(near, configuration(far, "a", "b", "c"))
+    await asyncio.sleep(STUCK_S + 0.3)
+    await far.start()
+    there = {}
+    while len(there) < 3:
+        raw = await far.accept()
+        hello = parse_hello((await raw.expect(CONNECT)).body)
+        raw.version = hello.version
+        there[hello.client_id] = raw
+    answer = packet(CONNACK << 4, b"\0\0" + properties())
+    there["a"].send(answer)
+    await until(lambda: near.cloud.members[0].state == "connected")
+    await asyncio.sleep(0.3)
+    assert near.cloud.members[1].lane.queued == 1
+    there["b"].send(answer)
+    assert [(await there["b"].message()).payload for _ in range(2)] == [b"0", b"1"]

@@ -142,6 +142,11 @@ class Outboxes:
         """Messages that are on disk, or about to be."""
         return sum(outbox.stored for outbox in self._all())
 
+    @property
+    def holding(self) -> bool:
+        """Whether messages wait in memory for room on disk, and their publishers with them."""
+        return any(outbox.queued_bytes > outbox.stored_bytes for outbox in self._all())
+
     def _backlogs(self) -> list[Backlog]:
         return [backlog for outbox in self._all() for backlog in outbox.backlogs]
 

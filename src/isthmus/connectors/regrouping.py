@@ -18,7 +18,7 @@ A member that is down holds up the others for `STUCK_S`, no longer. Then what wa
 one that is connected, and the order of its topics is no longer kept: what it had in flight stays
 with it, as the far side may have that already, so it is sent again when the member is connected,
 and may arrive after younger messages. If no member is connected, all wait; where there is a disk
-they wait there, acknowledged, behind a barrier (`delivery/barrier.py`).
+they wait there, acknowledged, behind a barrier (`delivery/barrier.py`), unless a log is full.
 """
 
 from __future__ import annotations
@@ -125,12 +125,18 @@ class Regrouping:
                                       and self._replaced(member)):  # fmt: skip
                 await self._let_go(member)
         if self._leaving:
+            self._stuck.clear()
             return
         outboxes, members = self._connector.outboxes, self._connector.members
         if self._empty(now):
             self._hand_over()
-        elif outboxes is not None and not any(one.state == "connected" for one in members):
+        elif (
+            outboxes is not None
+            and not outboxes.holding
+            and not any(one.state == "connected" for one in members)
+        ):
             # Nobody knows for how long: what waits here goes to disk, and its publishers go on.
+            # Not before what a full log holds, which no barrier can tell from what comes later.
             self._hand_over_all()
 
     def _replaced(self, member: Member) -> bool:
@@ -149,6 +155,10 @@ class Regrouping:
     def _empty(self, now: float) -> bool:
         """Whether nothing is left from before; helps what is stuck."""
         connected = [one for one in self._connector.members if one.state == "connected"]
+        if not connected:
+            self._stuck.clear()  # nobody is held up by one member, as all are down
+            return not any(member.lane.queued or member.lane.entries
+                           for member in self._connector.members)  # fmt: skip
         empty = True
         for member in self._connector.members:
             lane = member.lane
@@ -157,7 +167,7 @@ class Regrouping:
                 empty = empty and not lane.queued and not lane.entries
             elif lane.queued or lane.entries:
                 since = self._stuck.setdefault(member, now)
-                if not connected or now - since < STUCK_S:
+                if now - since < STUCK_S:
                     empty = False
                 elif lane.outbox is not None:
                     continue  # on disk, where it waits for its own connection
