@@ -43,11 +43,11 @@ class Disk:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, real: bool) -> None:
         self.folder = folder
         self._monkeypatch = monkeypatch
-        self._real = real
+        self.real = real
         self._filler = folder / "filler"
 
     def fill(self) -> None:
-        if not self._real:
+        if not self.real:
             failing(self._monkeypatch, sqlite3.SQLITE_FULL, "database or disk is full")
             return
         with self._filler.open("ab", buffering=0) as file:
@@ -55,7 +55,7 @@ class Disk:
                 file.write(bytes(min(free, 1 << 20)))
 
     def free(self) -> None:
-        if not self._real:
+        if not self.real:
             self._monkeypatch.undo()
             return
         self._filler.unlink()
@@ -78,6 +78,22 @@ def config(port: int, disk: Disk, qos: Any = "keep", **queue: Any) -> dict[str, 
     routes = {"out": out("out/#", queue=queue, qos=qos)}
     found = bridge(port, routes=routes, client_id="edge-1")
     return {**found, "broker": {"data": str(disk.folder)}}
+
+
+async def published_until_full(near: Isthmus, disk: Disk, here: Any, topic: str) -> int:
+    """Publish until the disk is full of that; how many were acknowledged."""
+    for number in range(2 * DISK_BYTES // len(PAYLOAD)):
+        if number == 3 and not disk.real:
+            disk.fill()
+        here.publish(topic, f"{number:04}{PAYLOAD}", 1)
+        found = asyncio.ensure_future(here.expect(PUBACK))
+        await until(lambda found=found: found.done() or near.app.store.failure is not None)
+        if not found.done():
+            found.cancel()
+            await asyncio.gather(found, return_exceptions=True)
+            return number
+        assert (await found).code in (None, 0)
+    raise AssertionError("the disk takes more than it can hold")
 
 
 async def filled(near: Isthmus, disk: Disk, here: Any) -> int:
@@ -225,6 +241,27 @@ async def test_a_client_that_starts_clean_on_a_full_disk_is_served_when_there_is
     there, _ = await far.client()
     assert await received(there, safe + 1) == list(range(safe + 1))
     assert near.app.store.failure is None
+
+
+@pytest.mark.parametrize("filter_", ["for/kept", "$share/group/for/kept"])
+async def test_a_disk_full_of_what_waits_for_a_client_is_healed_by_it(
+    isthmus: Any, disk: Disk, filter_: str
+) -> None:
+    near = await isthmus({"broker": {"data": str(disk.folder)}})
+    how = {"clean": False, "session_expiry": 3600}
+    kept = await near.client("kept", **how)
+    await kept.subscribe(filter_, qos=1)
+    kept.close()
+    here = await near.client("here", 4)
+    count = await published_until_full(near, disk, here, "for/kept")
+    assert count
+    kept = await near.client("kept", **how)
+    for number in range(count + 1):
+        assert (await kept.message()).payload[:4] == b"%04d" % number
+    if not disk.real:
+        disk.free()
+    await here.expect(PUBACK)
+    await until(lambda: near.app.store.failure is None)
 
 
 async def test_a_folder_that_cannot_be_written_any_more(

@@ -260,7 +260,7 @@ class Broker:
             # The client is back before the delay was over (MQTT-3.1.3-9).
             session.will_timer.cancel()
             session.will = session.will_timer = None
-        session.expiry_s = self.allowed_expiry(_asked_expiry(packet))
+        session.last(self.allowed_expiry(_asked_expiry(packet)))
         session.client = client
         if self.kept is not None:
             self.kept.opened(session)
@@ -410,6 +410,8 @@ class Broker:
     def renew_principal(self, session: Session, principal: Principal, rights: Rights) -> None:
         """The user of a session has logged in again, perhaps with other rights."""
         changed = session.principal.grants != principal.grants or session.rights is not rights
+        if (session.principal.grants is None) != (principal.grants is None):
+            session.assured = False  # whose rights come with the login is on disk
         session.principal, session.rights = principal, rights
         if changed:
             if self.kept is not None:

@@ -461,7 +461,7 @@ class Client(Source):
             way=(session.mount, username, client_id),
         )
         kept = broker.kept
-        if kept is not None and kept.table.pending(client_id):
+        if kept is not None and kept.awaited(session):
             # What it relies on from now on has to be on disk, what it gave up must be gone.
             self._welcomed = False
             self.hold()
@@ -476,6 +476,8 @@ class Client(Source):
         if self.closed:
             return
         self._welcomed = True
+        assert self.session is not None
+        self.session.assured = True
         try:
             self._welcome(present, properties)
         except MQTTError as error:
@@ -607,7 +609,7 @@ class Client(Source):
             if expiry and not session.expiry_s:
                 self.fail(ProtocolViolation("the session expiry interval was 0", 0x82))
                 return
-            session.expiry_s = self._broker.allowed_expiry(expiry)
+            session.last(self._broker.allowed_expiry(expiry))
         log.info("client %s disconnected", self.name)
         if packet.code != ReasonCode.DISCONNECT_WITH_WILL:
             self.will = None  # MQTT-3.14.4-3

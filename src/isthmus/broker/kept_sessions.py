@@ -78,6 +78,17 @@ class KeptSessions:
         self.wills.begin(session.principal, None)
         self.table.set(session, known=known)
 
+    def awaited(self, session: Session) -> bool:
+        """Whether the client that has opened `session` has to wait for the disk.
+
+        While nothing can be written, one that comes back to what is on disk as it needs it does
+        not: what it acknowledges may be what makes room. Of its connection the disk knows nothing
+        then but what was there of the last one, so a crash may cost its will.
+        """
+        if session.assured and self._store.failure is not None:
+            return False
+        return self.table.pending(session.principal.client_id)
+
     def changed(self, session: Session) -> None:
         """Write what has changed of `session`, if it is kept."""
         if session.kept:
@@ -160,6 +171,7 @@ class KeptSessions:
         broker = self._broker
         session = broker.new_session(found.principal, rights, found.mount)
         session.expiry_s = broker.allowed_expiry(found.expiry_s)
+        session.assured = session.expiry_s == found.expiry_s
         self._keep(session)
         for filter_, subscription in found.subscriptions.items():
             take(broker, session, filter_, subscription)

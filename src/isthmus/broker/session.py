@@ -67,10 +67,12 @@ class Session:
     `hops` is the loop guard, for a client that is a bridge. `upgrade` delivers with the QoS of the
     subscription also what was published with a lower one. `mount` is the mount point of its topics,
     for good: what waits here has been named by it. `received` are the identifiers of
-    `received_qos2` on disk, None for a session that is not kept there.
+    `received_qos2` on disk, None for a session that is not kept there. `assured` says that it is on
+    disk with the user and the expiry that it has now, though other things of it may not be yet.
     """
 
     __slots__ = (
+        "assured",
         "client",
         "expires",
         "expiry_s",
@@ -115,6 +117,7 @@ class Session:
         self.retained_delivery: RetainedDelivery | None = None
         self.received_qos2: dict[bytes, Incoming] | None = None
         self.received: ReceivedIds | None = None
+        self.assured = False
         self.will: Message | None = None
         self.will_timer: Timer | None = None
 
@@ -122,6 +125,12 @@ class Session:
     def kept(self) -> bool:
         """Whether this session is on disk, and what waits for it too."""
         return self.received is not None
+
+    def last(self, expiry_s: int) -> None:
+        """Outlive the connection for so long from now on."""
+        if expiry_s != self.expiry_s:
+            self.expiry_s = expiry_s
+            self.assured = False
 
     def flags(self, qos: int, *, retain: bool) -> tuple[int, ...]:
         """The flag table for messages that are granted `qos`, and keep their retain flag or not."""

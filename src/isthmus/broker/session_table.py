@@ -153,7 +153,9 @@ class SessionTable:
                     self._sessions.set(_row(session))
 
     def _session_rows(self) -> Iterator[Row]:
-        return (_row(session) for session in self._all())
+        for session in self._all():
+            session.assured = False  # nothing of it is in the new file
+            yield _row(session)
 
     def _subscription_rows(self) -> Iterator[Row]:
         for session in self._all():
