@@ -258,8 +258,11 @@ class PowerTest:
         return wrong
 
     def _far_side(self, line: int) -> FarBroker:
-        """The far side as it was when power was lost here: it has got all that was sent."""
-        far = FarBroker()
+        """The far side as it was when power was lost here: it has got all that was sent.
+
+        At the same address: another one could be another service.
+        """
+        far = FarBroker(self._far.port)
         for at, packet in self.account.on_link:
             if at > line:
                 break
