@@ -234,6 +234,24 @@ async def test_a_backup_is_left_when_what_is_on_its_way_has_settled(isthmus, far
     assert (await there.expect(PUBLISH)).payload == b"two"
 
 
+async def test_a_lane_does_not_rest_for_ever_where_the_return_is_cut_short(isthmus, far, backup):
+    port = far.port
+    far.stop_listening()
+    near = await isthmus(two(port, backup.port))
+    there, _ = await backup.client()
+    here = await near.client("here")
+    here.publish("out/1", "one", 2)
+    await there.expect(PUBLISH)
+    await far.start()
+    for _ in range(3):
+        await far.client()  # of the look whether it is back
+    await until(lambda: not near.cloud.members[0].lane.room)
+    await near.cloud._failback.stop()  # as a reload does
+    await there.expect(DISCONNECT)
+    there, _ = await far.client()
+    assert (await there.expect(PUBLISH)).payload == b"one"
+
+
 class Service:
     """A service that keeps its session and what it holds of QoS 2 in it; see `serve`."""
 

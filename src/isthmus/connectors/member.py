@@ -245,9 +245,11 @@ class Member:
         """
         client = self.client
         if client is not None and self.place:
-            await self._rest()
-            if client is self.client:
-                client.disconnect(RETURNING, back=True)
+            try:
+                await self._rest()
+            finally:  # also where it is cut short: a lane that rests sends nothing here any more
+                if client is self.client:
+                    client.disconnect(RETURNING, back=True)
 
     # -- the loop --------------------------------------------------------------------------------
 

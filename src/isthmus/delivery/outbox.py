@@ -16,6 +16,9 @@ QoS 2 is never through: its message is on disk before the first byte of it is se
 before PUBREL.
 
 A log that is full holds its publishers back, or does what its `QueueLimits` say.
+
+Over 600 lines, as through, logged and held are one state, and each way between them has to keep the
+order.
 """
 
 from __future__ import annotations
