@@ -1,4 +1,5 @@
 cdef class Batch:
+    cdef public Py_ssize_t appended
     cdef public Py_ssize_t size
     cdef list _ends
     cdef bytes _last

@@ -27,21 +27,22 @@ class Row(NamedTuple):
 
 
 class Batch:
-    """Records that are being collected; `size` is their size in bytes."""
+    """Records that are being collected; `size` is their size in bytes, `appended` how many came."""
 
-    __slots__ = ("_ends", "_last", "_records", "size")
+    __slots__ = ("_ends", "_last", "_records", "appended", "size")
 
     def __init__(self) -> None:
         self._records: list[bytes] = []
         self._ends: list[int] = []
         self._last: bytes | None = None
-        self.size = 0
+        self.size = self.appended = 0
 
     def __len__(self) -> int:
         return len(self._ends)
 
     def append(self, record: bytes) -> int:
         """Add a record; its place. One that equals the last is kept once."""
+        self.appended += 1
         if record != self._last:
             self._last = record
             self._records.append(record)

@@ -134,8 +134,8 @@ class LogChanges:
 
     @property
     def records(self) -> int:
-        """How many new records there are; once it is closed."""
-        return sum(part.length for part in self._slices)
+        """How many new records logs have got."""
+        return sum(batch.appended for batch in self._batches)
 
     @property
     def batches(self) -> int:

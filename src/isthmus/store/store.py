@@ -1,8 +1,9 @@
 """The store as the event loop sees it.
 
 Changes go into the open transaction. When somebody waits for it and the writer is free, the writer
-gets it at the end of the turn; while it writes, the next transaction collects. So there is one
-commit at a time, as large as the load is. What nobody waits for is collected for a moment.
+gets it at the end of the turn, or after a while where many records come (see `gathering`); while it
+writes, the next transaction collects. So there is one commit at a time, as large as the load is.
+What nobody waits for is collected for a moment.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from isthmus.store.database import (
     is_full,
     move_aside,
 )
+from isthmus.store.gathering import GATHER_S, Gathering
 from isthmus.store.log import Log, Part, State, check_state
 from isthmus.store.progress import Progress
 from isthmus.store.schema import LOGS, Statements
@@ -41,13 +43,6 @@ log = logging.getLogger(__name__)
 
 COLLECT_S = 0.2
 """How long changes that nobody waits for are collected."""
-
-GATHER_S = 0.003
-"""From the beginning of a transaction with many records to that of the next: more join it. The disk
-and the thread that writes are busy less often, and less in the way of others."""
-
-MANY = 4
-"""So many records in one transaction come from publishers that do not wait for each."""
 
 RETRY_S = 1.0
 """How long after a failed write the next attempt is made."""
@@ -82,7 +77,7 @@ class Store:
         self._later: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._ahead: asyncio.Handle | None = None
-        self._gathers_until = 0.0
+        self._gathering = Gathering()
         # What logs have got done that was written ahead of the transaction, last.
         self._progress = Progress()
         # It could not be written: the next attempt is the timer's, whatever is done meanwhile.
@@ -237,8 +232,16 @@ class Store:
 
     def _submit_soon(self) -> None:
         if self._soon is None and self._writing is None:
-            left_s = self._gathers_until - self._loop.time()
-            self._soon = self._loop.call_later(max(0.0, left_s), self._submit)
+            left_s = self._gathering.left_s(self._loop.time())
+            self._soon = self._loop.call_later(left_s, self._gathered)
+
+    def _gathered(self) -> None:
+        """What is open goes to the writer, or waits for more of its kind where only logs wait."""
+        gathering, records = self._gathering, self._open.logs.records
+        if self._open.awaited or not gathering.goes_on(records, self._loop.time()):
+            self._submit()
+        else:
+            self._soon = self._loop.call_later(GATHER_S, self._gathered)
 
     def pending(self, table: Table, key: bytes) -> bool:
         """Whether a change of a row is not on disk yet."""
@@ -280,7 +283,7 @@ class Store:
             self.change().logs.add(found)
 
     def hurry(self) -> None:
-        """Write what logs have soon: when the writer is free, and `GATHER_S` is over."""
+        """Write what logs have soon: when the writer is free, and enough is gathered."""
         self._open.logs.urgent = True
         self._submit_soon()
         refused = self._refused
@@ -319,8 +322,7 @@ class Store:
             transaction = self._open
             self._open = Transaction()
             transaction.logs.close()
-            if transaction.logs.records >= MANY:
-                self._gathers_until = self._loop.time() + GATHER_S
+            self._gathering.begun(transaction.logs.records, self._loop.time())
             self._begin(transaction)
 
     def _begin(self, transaction: Transaction) -> None:

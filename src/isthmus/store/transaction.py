@@ -112,6 +112,11 @@ class Transaction:
         return rows is not None and key in rows
 
     @property
+    def awaited(self) -> bool:
+        """Whether somebody other than logs waits for it."""
+        return bool(self._waiting)
+
+    @property
     def urgent(self) -> bool:
         """Whether somebody waits for it."""
         return bool(self._waiting) or self.logs.urgent
