@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import hypothesis
 import pytest
 import pytest_asyncio
 import trustme
@@ -33,6 +34,11 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Machines that run tests stand still at times.
+    hypothesis.settings.register_profile(
+        "isthmus", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("isthmus")
     config.addinivalue_line("markers", "both_loops: run on uvloop and on asyncio's own loop")
     config.addinivalue_line("markers", "alone: measures time or memory, or wants a fixed port")
 

@@ -442,7 +442,7 @@ def filters(draw: st.DrawFn) -> str:
     return draw(st.sampled_from(["", "$share/g/"])) + found
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(filter_=filters(), topic=TOPIC)
 def test_a_client_sees_below_its_mount_point_what_its_filter_says(filter_: str, topic: str) -> None:
     """Mounted filter against mounted topic is the filter against the topic."""

@@ -193,7 +193,7 @@ CHECKS = [
 ]
 
 TestOutboxPromise = OutboxMachine.TestCase
-TestOutboxPromise.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestOutboxPromise.settings = settings(max_examples=100, stateful_step_count=40)
 
 
 def durable_steps(

@@ -560,7 +560,7 @@ class ExchangeMachine(RuleBasedStateMachine):
 
 
 TestExchange = ExchangeMachine.TestCase
-TestExchange.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestExchange.settings = settings(max_examples=150, stateful_step_count=50)
 
 
 def test_a_plan_that_a_source_still_holds_does_not_survive_a_forgetting():

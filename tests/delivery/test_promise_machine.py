@@ -425,7 +425,7 @@ class PromiseMachine(RuleBasedStateMachine):
 
 
 TestPromise = PromiseMachine.TestCase
-TestPromise.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+TestPromise.settings = settings(max_examples=120, stateful_step_count=40)
 
 
 def steps(machine: PromiseMachine, dice: random.Random) -> list[tuple[int, Callable[[], None]]]:

@@ -27,7 +27,7 @@ def test_mqtt_3_3_2_8_illegal_aliases(alias: int, topic: bytes, reason: int) -> 
     assert caught.value.reason == reason
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 4), st.lists(st.sampled_from([b"a", b"b", b"c", b"d", b"e", b"f"])))
 def test_what_one_side_assigns_the_other_resolves(maximum: int, topics: list[bytes]) -> None:
     ours, theirs = OutboundAliases(maximum), InboundAliases(maximum)

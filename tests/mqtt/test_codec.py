@@ -201,7 +201,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 
 
 @pytest.mark.parametrize("version", [3, 4, 5])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_a_client_stream_survives_any_cutting(version: int, data: st.DataObject) -> None:
     first = data.draw(connects(version))
@@ -218,7 +218,7 @@ def test_a_client_stream_survives_any_cutting(version: int, data: st.DataObject)
 
 
 @pytest.mark.parametrize("version", [3, 4, 5])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_a_server_stream_survives_any_cutting(version: int, data: st.DataObject) -> None:
     sent = [data.draw(connacks(version)), *data.draw(st.lists(from_servers(version), max_size=8))]
@@ -230,7 +230,7 @@ def test_a_server_stream_survives_any_cutting(version: int, data: st.DataObject)
     assert joined([decoder.feed(piece) for piece in pieces]) == as_events(sent)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     stream=st.lists(
         st.sampled_from(
@@ -339,7 +339,7 @@ def test_pubacks_before_an_illegal_one_stay_valid() -> None:
     assert len(events) == 2
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(sizes=st.lists(st.integers(0, 20_000), max_size=6), qos=st.integers(0, 2))
 def test_payloads_of_every_size(sizes: list[int], qos: int) -> None:
     packet_id = b"\1\2" if qos else b""

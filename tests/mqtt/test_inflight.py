@@ -100,7 +100,7 @@ class WindowMachine(RuleBasedStateMachine):
 
 
 TestWindow: Any = WindowMachine.TestCase
-TestWindow.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+TestWindow.settings = settings(max_examples=25, stateful_step_count=30)
 
 
 def test_mqtt_2_2_1_3_all_identifiers_in_turn() -> None:

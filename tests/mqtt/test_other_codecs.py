@@ -241,7 +241,7 @@ def test_mqtt5_reads_what_we_write_and_the_reverse(theirs: Any, ours: Any, role:
         assert encoded == theirs.write()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     topic=st.sampled_from(["a", "ä/b", "x" * 200]),
     payload=st.binary(max_size=300),

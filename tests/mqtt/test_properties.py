@@ -27,7 +27,7 @@ def test_the_table_has_every_property() -> None:
     assert all(row.repeatable <= row.packets for row in TABLE.values())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.sampled_from(CARRIERS).flatmap(lambda kind: st.tuples(st.just(kind), property_sets(kind)))
 )
@@ -113,7 +113,7 @@ def test_a_flood_of_user_properties_is_refused() -> None:
         assert caught.value.reason == 0x97
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(property_sets(PacketType.PUBLISH))
 def test_scan_agrees_with_decode(props: properties.Properties) -> None:
     block = encode(props, PacketType.PUBLISH)
@@ -137,7 +137,7 @@ def test_scan_agrees_with_decode(props: properties.Properties) -> None:
         assert properties.message_expiry(aged) == 7
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.binary(max_size=12) | st.sampled_from([b"\x26\0\1a\0\1b", b"\x23\0\1"]),
     st.binary(max_size=6),

@@ -99,7 +99,7 @@ class IndexMachine(RuleBasedStateMachine):
         assert not self.index._root.children
 
 
-machines = settings(max_examples=25, stateful_step_count=25, deadline=None)
+machines = settings(max_examples=25, stateful_step_count=25)
 TestTree: Any = TreeMachine.TestCase
 TestTree.settings = machines
 TestIndex: Any = IndexMachine.TestCase

@@ -72,7 +72,7 @@ def test_mqtt_4_7_examples(filter_: str, topic: str, expected: bool) -> None:
     assert naive(filter_, topic) is expected
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(filters(shared=False), names)
 def test_matches_like_the_naive_reading(filter_: bytes, topic: bytes) -> None:
     check_filter(filter_)
@@ -176,7 +176,7 @@ def test_remembered_names_are_bounded() -> None:
     assert long not in topics.VALID_NAMES
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=8))
 def test_any_bytes_are_a_name_or_an_error(raw: bytes) -> None:
     reason = 0

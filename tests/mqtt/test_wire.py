@@ -29,7 +29,7 @@ def test_varint_table(value: int, text: str) -> None:
     assert wire.read_varint(b"x" + data, 1, 1 + len(data)) == (value, 1 + len(data))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, wire.MAX_VARINT))
 def test_varint_round_trip(value: int) -> None:
     data = wire.varint(value)
@@ -51,7 +51,7 @@ def test_varints_that_do_not_fit(value: int) -> None:
         wire.varint(value)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(max_size=20))
 def test_strings(text: str) -> None:
     try:
@@ -67,7 +67,7 @@ def test_strings(text: str) -> None:
     assert wire.read_utf8(data, 0, len(data)) == (text.encode(), len(data))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=20))
 def test_mqtt_1_5_4_1_both_readers_agree(raw: bytes) -> None:
     data = wire.binary(raw)

@@ -14,7 +14,7 @@ import pytest
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from net_peers import Owner, until
 
@@ -375,7 +375,6 @@ def refused(data):
         jks.identity(data, STORE, None)
 
 
-@settings(deadline=None)
 @given(body=st.binary(max_size=200), version=st.integers(0, 3), count=st.integers(0, 4))
 def test_garbage_only_gives_our_error(body, version, count):
     """With the right sum behind it too, so that all is looked at."""
@@ -386,7 +385,6 @@ def test_garbage_only_gives_our_error(body, version, count):
     refused(store(key_entry("a", der(0x30, PROTECTOR + der(0x04, body)), [b"c"])))
 
 
-@settings(deadline=None)
 @given(
     at=st.integers(4, len(SIMPLE) + 11),
     value=st.binary(min_size=1, max_size=8),

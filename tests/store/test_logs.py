@@ -355,9 +355,7 @@ ACTIONS = st.one_of(
 )
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(actions=st.lists(ACTIONS, max_size=40))
 def test_it_does_what_three_lists_do(tmp_path_factory, actions):
     folder = tmp_path_factory.mktemp("store")

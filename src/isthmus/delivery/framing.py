@@ -23,3 +23,8 @@ def frame(first: int, topic: bytes, packet_id: bytes, block: bytes, payload: byt
     size = len(topic) + len(packet_id) + len(block) + len(payload)
     length = VARINT[size] if size < 2048 else varint(size)
     return join((FIRST[first], length, topic, packet_id, block, payload))
+
+
+def flat(first: int, topic: bytes, block: bytes, payload: bytes) -> bytes:
+    """The same for the store, which knows the length: without that, and without packet id."""
+    return join((FIRST[first], topic, block, payload))

@@ -37,3 +37,16 @@ cdef inline bytes frame(int first, bytes topic, bytes packet_id, bytes block, by
     at = put(at, block)
     put(at, payload)
     return packet
+
+
+cdef inline bytes flat(int first, bytes topic, bytes block, bytes payload):
+    cdef bytes found = PyBytes_FromStringAndSize(
+        NULL,
+        1 + PyBytes_GET_SIZE(topic) + PyBytes_GET_SIZE(block) + PyBytes_GET_SIZE(payload),
+    )
+    cdef char *at = PyBytes_AS_STRING(found)
+    at[0] = <char> first
+    at = put(at + 1, topic)
+    at = put(at, block)
+    put(at, payload)
+    return found

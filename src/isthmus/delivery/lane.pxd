@@ -1,6 +1,7 @@
 import cython
 
 from isthmus.delivery cimport framing_c as framing
+from isthmus.delivery.keeper cimport Keeper
 from isthmus.delivery.queue cimport Queue, Queued
 from isthmus.delivery.receipt cimport Receipt
 from isthmus.metrics.traffic cimport Traffic
@@ -39,7 +40,7 @@ cdef class Lane:
     cdef public Py_ssize_t max_queued_bytes
     cdef public Py_ssize_t max_unsent_bytes
     cdef public object name
-    cdef public object outbox
+    cdef public Keeper outbox
     cdef public bint queues_qos2
     cdef public Py_ssize_t refused
     cdef public Py_ssize_t resent
@@ -63,6 +64,7 @@ cdef class Lane:
     @cython.locals(packet_id=bytes)
     cdef bytes _packet_id(self, Receipt receipt)
     cpdef count(self, Py_ssize_t payload_bytes)
+    @cython.locals(outbox=Keeper)
     cpdef enqueue(self, bytes topic, int first, bytes properties, bytes payload, Receipt receipt)
     cpdef too_large(
         self, bytes packet_id, bytes topic, int first, bytes properties, bytes payload,

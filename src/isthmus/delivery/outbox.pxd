@@ -1,13 +1,14 @@
 import cython
 
 from isthmus.delivery.backlog cimport Backlog
+from isthmus.delivery.keeper cimport Keeper
 from isthmus.delivery.lane cimport Lane
 from isthmus.delivery.logged_ids cimport LoggedIds
 from isthmus.delivery.receipt cimport Receipt
 from isthmus.store.log cimport Log
 
 
-cdef class Outbox:
+cdef class Outbox(Keeper):
     cdef object __weakref__
     cdef int _beginning
     cdef bint _closing

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 from isthmus import clock
 from isthmus.delivery.backlog import Backlog, bury, too_old
 from isthmus.delivery.drain_pace import DrainPace
+from isthmus.delivery.keeper import Keeper
 from isthmus.delivery.logged_ids import THROUGH_CHUNKS, LoggedIds
 from isthmus.delivery.publication import unpack
 from isthmus.delivery.queue import Queued, expiry
@@ -56,7 +57,7 @@ ON_DISK, BEING_WRITTEN, NOTED = range(3)
 UNLIMITED = 1 << 62
 
 
-class Outbox:
+class Outbox(Keeper):
     """What goes to disk of `lane`, which is empty as yet: to `log`.
 
     `logged` says that messages go there. `backlog` is what waits in the log. `ids` are the packet

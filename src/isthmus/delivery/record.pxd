@@ -1,5 +1,6 @@
 import cython
 
+from isthmus.delivery cimport framing_c as framing
 from isthmus.delivery.queue cimport Queued
 from isthmus.delivery.receipt cimport Receipt
 

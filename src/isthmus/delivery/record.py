@@ -10,6 +10,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from isthmus import clock
+from isthmus.delivery import framing
 from isthmus.delivery.queue import Queued
 from isthmus.mqtt.wire import read_varint, varint
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 EXPIRES = 0x08
 """In the first byte of a record: eight bytes with the end of its life follow."""
 
-FLAGS = [bytes((flags,)) for flags in range(16)]
+NO_PROPERTIES = b"\0"
 
 _double = struct.Struct(">d")
 
@@ -31,10 +32,9 @@ def record(
     if expires is not None:
         ends = _double.pack(clock.wall() + expires - clock.monotonic())
         block = varint(len(properties)) + properties
-        return b"".join((FLAGS[first & 7 | EXPIRES], ends, topic, block, payload))
-    if properties:
-        return b"".join((FLAGS[first & 7], topic, varint(len(properties)) + properties, payload))
-    return b"".join((FLAGS[first & 7], topic, b"\0", payload))
+        return framing.flat(first & 7 | EXPIRES, ends + topic, block, payload)
+    block = varint(len(properties)) + properties if properties else NO_PROPERTIES
+    return framing.flat(first & 7, topic, block, payload)
 
 
 def topic_of(found: bytes) -> bytes:
