@@ -483,6 +483,28 @@ async def test_subscriptions_of_live_connections_follow_the_routes(
     assert far.log.read_text().count("as cloud") == 1  # one connection, all the time
 
 
+async def test_a_route_counts_on_when_it_changes(process: Reloadable, mosquitto: Any) -> None:
+    far, port = await mosquitto(), free_port()
+    await process.start(listening(port, **out(far, "a/#")))
+    await process.said("connected")
+    here = await Raw.client(port, "here")
+
+    async def counts() -> tuple[int, dict[str, int]]:
+        for topic in ("a/1", "b/1"):
+            await here.published(topic, "x", 1)
+        _, answer, _ = await process.command("--json", name="status")
+        (route,) = json.loads(answer)["routes"]
+        return route["messages"], route["dropped"]
+
+    assert await counts() == (1, {})
+    wider = out(far, "a/#", "b/#")
+    wider["routes"]["out"]["topic"] = "c/${topic[1]}/${topic[9]}"  # which no topic has
+    await process.changed(listening(port, **wider))
+    assert await counts() == (1, {"bad_topic": 2})
+    await process.changed(listening(port, **out(far, "a/#", "b/#")))
+    assert await counts() == (3, {"bad_topic": 2})
+
+
 async def test_retained_messages_follow_a_new_route(process: Reloadable, mosquitto: Any) -> None:
     far, port = await mosquitto(), free_port()
     await process.start(listening(port, **out(far, "a/#")))

@@ -96,6 +96,10 @@ def test_what_comes_back_over_mqtt_3() -> None:
     settings = {"connectors": {"a": {"url": "one", "version": "3.1.1"}}, "routes": routes}
     lines = list(explain(Settings.model_validate(settings)))
     assert lines[-1].startswith("What goes to a by up comes back once by down, unless one is Mosq")
+    assert lines[-1].endswith("`loop_guard: {memory: true}` on up would drop what comes back.")
+    routes["up"]["loop_guard"] = {"memory": True}
+    lines = list(explain(Settings.model_validate(settings)))
+    assert lines[-1].endswith("on up drops what comes back.")
     routes["down"]["topics"] = ["t/#"]
     lines = list(explain(Settings.model_validate(settings)))
     assert not lines[-1].startswith("What goes")

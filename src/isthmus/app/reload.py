@@ -258,9 +258,8 @@ class Reload:
         for leg in app.legs:
             app.routes[leg.name] = self._route(leg, before.get(leg.name))
         self._note_routes()
-        stay = {id(route) for route in app.routes.values()}
         for route in before.values():
-            if id(route) not in stay and route.drops.counts:
+            if route.name not in app.routes and route.drops.counts:
                 log.info("%s: it had dropped %s", route.drops.place, route.drops.counts)
         for name in gone:
             app.tables.pop(name).stop()
@@ -286,7 +285,7 @@ class Reload:
         return removed
 
     def _route(self, leg: Leg, old: Route | None) -> Route:
-        """The route of a direction: the old object, with its counters, if it is the same."""
+        """The route of a direction: the old object if it is the same, or one that counts on."""
         app = self._app
         if (
             old is not None
@@ -296,7 +295,10 @@ class Reload:
             and old.target is app.endpoints[leg.target]
         ):
             return old
-        return app.new_route(leg)
+        route = app.new_route(leg)
+        if old is not None:
+            route.replaces(old)
+        return route
 
     def _switch_listeners(self) -> None:
         app = self._app

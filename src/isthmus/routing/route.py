@@ -107,6 +107,11 @@ class Route:
         """Messages that it took and handed on, alone or as one of several that agreed."""
         return self.tally.messages + sum(tally.messages for tally in self._joint)
 
+    def replaces(self, old: Route) -> None:
+        """Count on from where `old` is, which had this name."""
+        self.drops = old.drops
+        self.tally.messages = old.messages
+
     def joins(self, tally: Tally) -> None:
         """Messages that `tally` counts are also of this route."""
         self._joint.append(tally)
