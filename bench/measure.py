@@ -500,16 +500,18 @@ def beside(bench: Bench) -> Figures:
         bench.start(far.hello["port"])
         wait_for_bridge(far, subscribed=False)
     assert bench.subject is not None
-    load = bench.publisher()
+    load = None if scenario.unloaded else bench.publisher()
     quiet = bench.generator(
         "latency", payload=scenario.payload, spin=False, inward=False, topic="t/quiet"
     )
     quiet.ask(30, do="open", target=asdict(bench.subject.target), bridge=False)
-    seconds = scenario.messages * interval_s * 1.5 + 1
-    load.send(total=int(seconds * scenario.rate), timeout=TIMEOUT_S, rate=scenario.rate)
-    time.sleep(1.0)
+    if load is not None:
+        seconds = scenario.messages * interval_s * 1.5 + 1
+        load.send(total=int(seconds * scenario.rate), timeout=TIMEOUT_S, rate=scenario.rate)
+        time.sleep(1.0)
     times = quiet.ask(TIMEOUT_S, do="light", count=scenario.messages, interval_s=interval_s)
-    load.answer(TIMEOUT_S)
+    if load is not None:
+        load.answer(TIMEOUT_S)
     return {
         "puback_p50_us": percentile(times["pubacks"], 0.5),
         "puback_p99_us": percentile(times["pubacks"], 0.99),

@@ -71,6 +71,7 @@ class Scenario:
     durability: Literal["", "disk", "memory"] = ""  # of the route; see systems.Task
     ack_delay_ms: float = 0.0  # of the far end
     far_down: bool = False
+    unloaded: bool = False  # without the load beside the client that is measured
     beside: str = ""  # measured in turns with that one, and shown against it
     relay: bool = False  # the lower limit is measured too
     alone: bool = False  # Mosquitto cannot do it, or nothing is learned from it
@@ -379,7 +380,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         rate=5_000,
         durability="disk",
         alone=True,
-        times=6,
+        times=4,
     ),
     Scenario(
         "beside-down",
@@ -393,7 +394,19 @@ SCENARIOS: tuple[Scenario, ...] = (
         far_down=True,
         alone=True,
         bars=(Bar("puback_p99_us", "baseline", 1.2, "beside-up"),),
-        times=6,
+        times=4,
+    ),
+    Scenario(
+        "beside-none",
+        "the same client alone",
+        "beside",
+        1_000,
+        qos=1,
+        unloaded=True,
+        durability="disk",
+        alone=True,
+        beside="beside-up",
+        times=4,
     ),
     Scenario(
         "start",
