@@ -9,6 +9,7 @@ import pytest
 from raw import (
     CONNACK,
     DISCONNECT,
+    PUBACK,
     PUBLISH,
     Raw,
     ack_packet,
@@ -283,3 +284,13 @@ async def test_who_connects_and_says_nothing_counts_as_a_connection(isthmus):
     first.close()
     second.publish("a")
     await second.nothing()
+
+
+@pytest.mark.parametrize("version", [4, 5])
+async def test_whole_messages_before_a_malformed_packet_are_acknowledged(watched, version):
+    raw = await watched.client("bad", version)
+    raw.send(publish_packet("watched/not", "1", 1, 1, version=version) + b"\0\0")
+    assert (await raw.expect(PUBACK)).packet_id == 1
+    if version == 5:
+        assert (await raw.expect(DISCONNECT)).code == 0x81
+    await raw.closed()

@@ -36,6 +36,15 @@ def test_a_full_disk_is_said_whether_the_file_has_a_name_or_not(foreign: Path, n
     assert found.stderr == f"isthmus: {name}: cannot be written: No space left on device\n"
 
 
+def test_a_closed_standard_output_is_said(foreign: Path) -> None:
+    command = f'exec "{sys.executable}" -m isthmus import mosquitto "{foreign}" >&-'
+    found = subprocess.run(
+        ["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False, timeout=60
+    )
+    assert found.returncode == 2
+    assert found.stderr == "isthmus: standard output: cannot be written: it is closed\n"
+
+
 def test_a_reader_that_is_gone_ends_it_quietly(foreign: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from contextlib import contextmanager, suppress
@@ -70,6 +71,8 @@ def result_file(output: Path | None) -> Iterator[ResultFile]:
 
 def _opened(output: Path | None) -> BinaryIO:
     if output is None:
+        if sys.stdout is None:  # Python's, where it was closed before the start
+            raise OSError(errno.EBADF, "it is closed")
         # Not `sys.stdout`: what could not be written would be tried again at exit.
         return open(sys.stdout.fileno(), "wb", closefd=False)
     return os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")

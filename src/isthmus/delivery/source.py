@@ -214,6 +214,8 @@ class Source(Settler):
                     if not work % LOOK_EVERY and self._too_long(work):
                         self._put_off(events, event)
                         break
+                    if isinstance(event, MQTTError):
+                        raise event
                     self.handle(event)
                     plans = self._plans
                     if self._held is not None:
@@ -387,7 +389,7 @@ class Source(Settler):
                     outlet.send(flags, properties, payload, receipt)
             except Exception:
                 # This receipt will never settle: the repetition must not wait for it.
-                del self.received_qos2[packet_id]
+                self.received_qos2.pop(packet_id, None)  # where the session has ended, it is gone
                 raise
             if self.ids is not None and receipt.holds - 1 == receipt.tied and receipt.codes is None:
                 # All that it leads to goes to disk in the transaction that is open now.

@@ -75,7 +75,7 @@ STEPS = (
     """
     CREATE TABLE pools(
       connector BLOB PRIMARY KEY,
-      pool BLOB NOT NULL                        -- JSON: its client ids, and stages
+      pool BLOB NOT NULL                        -- JSON: its client ids, places, and stages
     ) WITHOUT ROWID;
     """,
     """
