@@ -13,6 +13,8 @@ import pytest
 import pytest_asyncio
 from reloadable import Reloadable
 
+from isthmus.store.database import FILE
+from isthmus.store.wal import read_mark
 from mosquitto import free_port
 from raw import OPEN, PUBACK, PUBLISH, FarSide, Raw, ack_packet, until
 
@@ -112,6 +114,38 @@ async def test_a_replay_into_a_full_queue_is_not_called_published(
     assert "the queue is full" in text
     (line,) = (await dlq(process, "list", "cloud")).splitlines()
     assert line.split()[:2] == ["cloud", "2"]
+
+
+async def test_after_a_kill_looking_at_them_is_no_loss(
+    process: Reloadable, far: FarSide, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    await refuse_three(process, far, data)
+    await until(lambda: read_mark(data / FILE) is not None)
+    assert process.process is not None
+    process.process.kill()
+    process.process.wait()
+    assert len((await dlq(process, "list", "-c", process.file)).splitlines()) == 3
+    assert (await process.command("check", data, name="store"))[0] == 0
+    await process.start(process.file.read_text())
+    assert "lost" not in process.log
+
+
+async def test_another_process_is_not_meant_where_there_is_a_configuration(
+    process: Reloadable, far: FarSide, tmp_path: Path
+) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir()
+    (folder / process.file.name).write_text(
+        json.dumps(configuration(free_port(), far.port, folder / "data"))
+    )
+    await refuse_three(process, far, tmp_path / "data")
+    here, process.file = process.file, folder / process.file.name
+    text = await dlq(process, "drop", "cloud", "--all", code=2)
+    assert "there is no process of isthmus.yaml" in text
+    assert f"{process.process and process.process.pid} ({here})" in text
+    process.file = here
+    assert len((await dlq(process, "list")).splitlines()) == 3
 
 
 async def test_where_no_process_runs(process: Reloadable, far: FarSide, tmp_path: Path) -> None:

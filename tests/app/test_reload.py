@@ -101,6 +101,7 @@ async def test_the_command_says_what_was_changed(process: Reloadable, mosquitto:
 async def test_a_process_without_a_file_is_named_too(process: Reloadable) -> None:
     await process.start({}, "-p", str(free_port()), file=False)
     assert process.process is not None
+    process.file.unlink()  # else that of the file is meant
     status, text, errors = await process.command()
     assert (status, errors) == (0, "")
     assert text.startswith(f"process {process.process.pid}, which runs without a file:\n")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 import typer
 
 from isthmus.cli.running_process import PidOption
-from isthmus.cli.status import ConfigOption
 from isthmus.errors import ConfigError, IsthmusError
 
 if TYPE_CHECKING:
@@ -31,6 +30,14 @@ NumberArgument = Annotated[
     int | None, typer.Argument(metavar="NUMBER", min=1, show_default=False, help="As in the list.")
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="All of this connector.")]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "-c", "--config", metavar="FILE", show_default=False,
+        help="The configuration of the process or the data folder; else isthmus.yaml, if it is "
+        "here, else the one process that runs.",
+    ),
+]  # fmt: skip
 DataOption = Annotated[
     Path | None,
     typer.Option(
@@ -317,10 +324,8 @@ def _desk(config: Path | None, pid: int | None, data: Path | None) -> Iterator[D
             typer.echo(f"isthmus: {missing}", err=True)
             raise typer.Exit(2) from None
         desk = InFile(folder)
-        try:
+        with desk.store:
             yield desk
-        finally:
-            desk.store.connection.close()
         return
     yield Running(socket)
 

@@ -16,7 +16,8 @@ def reload(
     Only the difference is applied: clients and connectors that it leaves alone stay connected, and
     nothing that waits is lost. If the file is wrong, nothing changes. SIGHUP does the same.
 
-    Without FILE and --pid it is the one process of this user that runs, or that of isthmus.yaml.
+    Without FILE and --pid it is that of isthmus.yaml where this folder has one, else the one
+    process of this user that runs.
 
     \b
     Exit status: 0 done; 1 no such process, or an address cannot be listened on; 2 the configuration

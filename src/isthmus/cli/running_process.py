@@ -34,7 +34,9 @@ def socket_of(
 ) -> Path:
     """The control socket of the process that was started with `file`, or has this number or folder.
 
-    Without any of them it is the one process of this user that runs, or that of isthmus.yaml.
+    Without any of them it is that of isthmus.yaml where this folder has one, as a command that
+    deletes something must not mean another process from one moment to the next; else the one
+    process of this user that runs.
 
     Raises:
         ControlError: there is none, or there are several.
@@ -42,6 +44,8 @@ def socket_of(
     """
     from isthmus.app.asking import NAME, ControlError, find
 
+    if (file, pid, data) == (None, None, None) and DEFAULT_FILE.exists():
+        file = DEFAULT_FILE
     if pid is not None:
         found = find(pid=pid)
         wanted = f"with the number {pid}"
@@ -58,11 +62,12 @@ def socket_of(
     else:
         found = find()
         wanted = "here"
-        if len(found) != 1 and DEFAULT_FILE.exists():
-            return socket_of(file=DEFAULT_FILE)
     if not found:
+        others = [] if file is None else find()
+        running = f". There is {', '.join(map(_described, others))}" if others else ""
         raise ControlError(
             f"there is no process {wanted} that this user may reach; is it running, and as you?"
+            f"{running}"
         )
     if len(found) > 1:
         numbers = ", ".join(map(_described, found))

@@ -37,8 +37,8 @@ def status(
 ) -> None:
     """Print what a running process does: its connectors, routes, totals, drops and its store.
 
-    Without FILE, --pid and --data it is the one process of this user that runs, or that of
-    isthmus.yaml.
+    Without FILE, --pid and --data it is that of isthmus.yaml where this folder has one, else the
+    one process of this user that runs.
 
     \b
     Exit status: 0 all connectors are connected; 1 one is not, or the store cannot be written; 2 no
