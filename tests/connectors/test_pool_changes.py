@@ -97,6 +97,36 @@ async def test_a_pool_that_shrinks_while_new_messages_wait_for_old_ones(isthmus,
     assert not turned(arrived)
 
 
+async def test_a_connection_that_returns_has_nothing_of_the_one_before(isthmus, far, tmp_path):
+    """What came for it meanwhile goes first, though its log has the old name."""
+    pool = maker(far, tmp_path)
+    far.stop_listening()
+    near = await isthmus(pool("ab"))
+    await feed(near, 0, 40)
+    count = len(near.app.store.log("outbox/cloud/b"))
+    await reloaded(near, pool("a"))
+    await feed(near, 40, 40)
+    await far.start()
+    there, _ = await far.client()
+    arrived: list[int] = []
+    while len(arrived) < count + 3:
+        got = await there.packet()
+        if got.kind == PUBLISH:
+            arrived.append(int(got.payload))
+            there.send(ack_packet(PUBACK, got.packet_id))
+    await until(lambda: near.cloud.stored == 80 - len(arrived))
+    await until(lambda: logs_of("cloud", near.app.store) == ["outbox/cloud/a"])
+    far.stop_listening()
+    there.reset()
+    await until(lambda: near.cloud.state != "connected")
+    await reloaded(near, pool("ab"))
+    await feed(near, 80, 20)
+    await far.start()
+    arrived += await collect(far, near, 2)
+    assert sorted(arrived) == list(range(100))
+    assert not turned(arrived)
+
+
 @pytest.mark.parametrize(("before", "after"), [("ab", "abcd"), ("abcd", "ab")])
 async def test_a_second_start_before_the_old_ones_have_gone(isthmus, far, tmp_path, before, after):
     pool = maker(far, tmp_path)

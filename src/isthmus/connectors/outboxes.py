@@ -109,6 +109,12 @@ class Outboxes:
             stages.append(stage)
 
     def _hold_back(self, stages: list[dict[str, int]]) -> None:
+        # A log that has gone is waited for by nobody, and least of all by a new one of its name.
+        ends = {found.log.name: found.log.next for found in self._backlogs()}
+        stages = [
+            {name: end for name, end in stage.items() if end <= ends.get(name, 0)}
+            for stage in stages
+        ]
         self._write(stages)
         if stages:
             self._barrier = Barrier(self._backlogs(), stages, self._write)
