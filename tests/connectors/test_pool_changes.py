@@ -11,7 +11,7 @@ from test_outbox import acknowledged, durable, reloaded
 from isthmus.connectors.outboxes import logs_of
 from mosquitto import free_port
 from raw import PUBACK, PUBLISH, Raw, ack_packet, until
-from running import Isthmus
+from running import Isthmus, waiting
 
 TOPICS = 10
 
@@ -175,6 +175,33 @@ async def test_a_reload_while_publishers_wait_for_room(isthmus, far, tmp_path):
         published += count
         await asyncio.sleep(0.3)  # so much is read as is read while they wait
     heard = asyncio.create_task(acknowledged(here, published))
+    await far.start()
+    arrived = await collect(far, near, 3, heard.done)
+    await heard
+    assert sorted(arrived) == list(range(published))
+    assert not turned(arrived), turned(arrived)
+
+
+async def test_two_reloads_before_what_was_there_has_gone(isthmus, far, tmp_path):
+    """The log has room for a part of what waits for the first of them."""
+    pool = maker(far, tmp_path, route={"queue": {"when_full": "block", "max_messages": 20}})
+    listeners = [{"bind": f"127.0.0.1:{free_port()}"}]  # publishers stay over the reloads
+    near = await isthmus({**pool("a"), "listeners": listeners})
+    there, _ = await far.client()
+    await near.connected()
+    far.stop_listening()
+    published = 0
+    feeds = []
+    for names, count in (("a", 5), ("ab", 100), ("abc", 50)):
+        if published:
+            await reloaded(near, {**pool(names), "listeners": listeners})
+        feeds.append(asyncio.create_task(feed(near, published, count, names)))
+        published += count
+        await until(lambda: waiting(near) == published)  # noqa: B023
+    there.reset()
+    await until(lambda: near.cloud.members[0].state != "connected")
+    await until(lambda: near.cloud.stored > 5)  # of 5 that were on their way
+    heard = asyncio.gather(*feeds)
     await far.start()
     arrived = await collect(far, near, 3, heard.done)
     await heard

@@ -151,7 +151,7 @@ class Outboxes:
     @property
     def holding(self) -> bool:
         """Whether messages wait in memory for room on disk, and their publishers with them."""
-        return any(outbox.queued_bytes > outbox.stored_bytes for outbox in self._all())
+        return any(outbox.holding for outbox in self._all())
 
     def _backlogs(self) -> list[Backlog]:
         return [backlog for outbox in self._all() for backlog in outbox.backlogs]

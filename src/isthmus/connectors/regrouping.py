@@ -103,7 +103,10 @@ class Regrouping:
             self._task = None
         for member in list(self._leaving):
             await self._let_go(member)
-        self._hand_over_all()
+        while self._generations:
+            if self._connector.outboxes is not None:
+                self._connector.outboxes.hold_back()
+            self._hand_over()
 
     async def _run(self) -> None:
         while True:
@@ -136,8 +139,10 @@ class Regrouping:
             and not any(one.state == "connected" for one in members)
         ):
             # Nobody knows for how long: what waits here goes to disk, and its publishers go on.
-            # Not before what a full log holds, which no barrier can tell from what comes later.
-            self._hand_over_all()
+            # Not before what a full log holds, which no barrier can tell from what comes later: it
+            # may hold some of this generation, so the next one waits for another look.
+            outboxes.hold_back()
+            self._hand_over()
 
     def _replaced(self, member: Member) -> bool:
         """Whether others have the subscriptions of a member, as far as they are wanted."""
@@ -188,13 +193,6 @@ class Regrouping:
         if members:
             return (connected or members)[0].lane
         return self._connector.lane_without_connection()
-
-    def _hand_over_all(self) -> None:
-        """Have what waits here wait in the lanes, as far as they can keep it behind the rest."""
-        while self._generations:
-            if self._connector.outboxes is not None:
-                self._connector.outboxes.hold_back()
-            self._hand_over()
 
     def _hand_over(self) -> None:
         """What came after the first change is the oldest now."""

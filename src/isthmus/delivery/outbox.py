@@ -181,6 +181,11 @@ class Outbox(Keeper):
         return self.stored_bytes + self._held_bytes
 
     @property
+    def holding(self) -> bool:
+        """Whether messages wait in memory for their place in the log."""
+        return bool(self._held)
+
+    @property
     def oldest_at(self) -> float:
         """When the oldest message was written, as of the last `look`; 0.0 if not known."""
         return min(filter(None, (backlog.oldest_at for backlog in self.backlogs)), default=0.0)
