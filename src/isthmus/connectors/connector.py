@@ -242,13 +242,14 @@ class Connector:
             self._update = None
         self.retained_sync.stop()
         await self.crowding.stop()
-        if self._failback is not None:
-            await self._failback.stop()
         if self._regrouping is not None:
             await self._regrouping.stop()
             self._regrouping = None
         for member in self.members:
             await member.stop(for_good=for_good)
+        # Last: a return that it cuts short says goodbye as one who comes back to the session.
+        if self._failback is not None:
+            await self._failback.stop()
 
     async def remove(self) -> int:
         """Stop for good, and drop what is left; see `settle` for what comes before.
@@ -718,8 +719,10 @@ class Connector:
         self._update = None
         self.subscriptions.moving = False
         for member in self.members:
-            if member.client is not None and member.state == "connected":
-                self._synchronise(member, member.client, again=False)
+            client = member.client
+            # What a client that has ended was told would be forgotten; see `attached`.
+            if client is not None and not client.closed and member.state == "connected":
+                self._synchronise(member, client, again=False)
 
     def _synchronise(self, member: Member, client: FarClient, *, again: bool) -> None:
         """Subscribe to what `member` owns and has not, refused filters if `again`; end the rest."""

@@ -1,0 +1,73 @@
+"""A connector or a route is removed: what becomes of the session at the far side."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from isthmus.connectors import member
+from raw import (
+    DISCONNECT,
+    PUBLISH,
+    SUBACK,
+    SUBSCRIBE,
+    UNSUBSCRIBE,
+    FarSide,
+    packet,
+    until,
+)
+from running import back, bridge, out
+
+
+@pytest_asyncio.fixture
+async def backup() -> AsyncIterator[FarSide]:
+    side = FarSide()
+    await side.start()
+    yield side
+    await side.stop()
+
+
+async def test_a_filter_that_is_granted_as_the_connection_ends_is_unsubscribed_later(
+    isthmus: Any, far: FarSide
+) -> None:
+    def configuration(**routes: Any) -> dict[str, Any]:
+        data = bridge(far.port, routes={"out": out("out/#"), **routes}, client_id="me")
+        return {**data, "listeners": [{"bind": "127.0.0.1:0"}]}
+
+    near = await isthmus(configuration(into=back("F")))
+    there, _ = await far.client()
+    asked = await there.expect(SUBSCRIBE)
+    await near.reload(configuration())
+    granted = packet(SUBACK << 4, asked.body[:2] + b"\0\1")
+    there.send(granted, packet(DISCONNECT << 4, b"\x8b"))
+    there, _ = await far.client(session_present=True)
+    assert (await there.expect(UNSUBSCRIBE)).body.endswith(b"\0\1F")
+
+
+async def test_a_connector_that_is_removed_while_it_leaves_a_backup_ends_its_session_there(
+    isthmus: Any, far: FarSide, backup: FarSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(member, "SETTLE_S", 60.0)  # it does not leave by itself
+    port = far.port
+    far.stop_listening()
+    near = await isthmus(
+        bridge(
+            0,
+            routes={"out": out("out/#")},
+            url=[f"127.0.0.1:{port}", f"127.0.0.1:{backup.port}"],
+            client_id="me",
+            failback={"every": "100ms", "successes": 1},
+        )
+    )
+    there, _ = await backup.client()
+    here = await near.client("here")
+    here.publish("out/1", "one", 2)
+    await there.expect(PUBLISH)
+    await far.start()
+    await far.client()  # of the look whether it is back
+    await until(lambda: not near.cloud.members[0].lane.room)
+    await near.cloud.remove()
+    assert (await there.expect(DISCONNECT)).properties == {"session_expiry": 0}
