@@ -100,6 +100,9 @@ def test_what_comes_back_over_mqtt_3() -> None:
     routes["up"]["loop_guard"] = {"memory": True}
     lines = list(explain(Settings.model_validate(settings)))
     assert lines[-1].endswith("on up drops what comes back.")
+    settings["connectors"]["a"]["bridge_bit"] = False
+    lines = list(explain(Settings.model_validate(settings)))
+    assert lines[-1].startswith("What goes to a by up comes back once by down: MQTT 3.1.1 cannot")
     routes["down"]["topics"] = ["t/#"]
     lines = list(explain(Settings.model_validate(settings)))
     assert not lines[-1].startswith("What goes")

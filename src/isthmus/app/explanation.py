@@ -390,11 +390,11 @@ def _circles(settings: Settings, directions: list[Leg]) -> Iterator[str]:
     for out, back in echoes(directions, LOCAL):
         connector = settings.connectors[out.target]
         if connector.version != "5":
+            knows = f", unless {connector.host} is Mosquitto or Isthmus" * connector.bridge_bit
             drops = "drops" if out.settings.loop_guard.memory else "would drop"
             yield (
-                f"What goes to {out.target} by {out.name} comes back once by {back.name}, unless "
-                f"{connector.host} is Mosquitto or Isthmus: MQTT {connector.version} cannot say "
-                "that we do not want our own messages. "
+                f"What goes to {out.target} by {out.name} comes back once by {back.name}{knows}: "
+                f"MQTT {connector.version} cannot say that we do not want our own messages. "
                 f"`loop_guard: {{memory: true}}` on {out.name} {drops} what comes back."
             )
 
