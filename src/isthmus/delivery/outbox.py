@@ -506,6 +506,7 @@ class Outbox(Keeper):
 
         What the session that is gone owned of it is sent again too.
         """
+        self._lane.resent += len(self.ids.taken)
         first = self.ids.give_back()
         if first:
             self.backlog.rewind(first)
