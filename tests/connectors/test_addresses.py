@@ -210,7 +210,88 @@ async def test_what_a_service_took_and_did_not_pass_on_is_not_lost(
         await far.client()  # of the look whether it is back
     await there.expect(DISCONNECT)
     there, _ = await far.client(session_present=True)
+    await until(lambda: near.status()["connects"] == 3)
+    backup.stop_listening()
+    there.reset()  # before PUBREL is read
+    there, _ = await far.client(session_present=True)
     assert (await there.expect(PUBREL)).packet_id == sent.packet_id
+    there.send(ack_packet(PUBCOMP, sent.packet_id))
+    await until(lambda: near.cloud.members[0].lane.freed)
+    there.reset()
+    there, _ = await far.client(session_present=True)
+    await near.connected()
+    here.publish("out/1", "two", 1)
+    assert (await there.expect(PUBLISH)).payload == b"two"
+
+
+async def test_what_two_departures_left_at_a_service_is_freed(isthmus, far, backup):
+    """What the first left, and has no PUBCOMP yet, is not forgotten at the second."""
+    near = await isthmus(two(far.port, backup.port, round_robin=True))
+    here = await near.client("here")
+    there, _ = await far.client()
+    left: list[int] = []
+    for payload in ("one", "two"):
+        here.publish("out/1", payload, 2)
+        if left:  # an identifier is freed before its first use in an old session
+            await there.expect(PUBREL)
+        sent = await there.expect(PUBLISH)
+        assert sent.payload == payload.encode()
+        left.append(sent.packet_id)
+        there.send(ack_packet(PUBREC, sent.packet_id))
+        assert (await there.expect(PUBREL)).packet_id == sent.packet_id
+        far.stop_listening()
+        there.reset()
+        other, _ = await backup.client()
+        await near.connected()
+        await far.start()
+        backup.stop_listening()
+        other.reset()
+        there, _ = await far.client(session_present=True)
+        assert [(await there.expect(PUBREL)).packet_id for _ in left] == left
+        await backup.start()
+    assert left[0] != left[1]
+
+
+@pytest.mark.parametrize("folder", [True, False])
+async def test_an_address_is_the_same_service_whatever_is_written_beside_it(
+    isthmus, far, backup, tmp_path, folder
+):
+    """A reload that only adds or reorders addresses leaves the session there as it is."""
+    always = {"listeners": [{"bind": f"127.0.0.1:{free_port()}"}]}
+    if folder:
+        always["broker"] = {"data": str(tmp_path / "data")}
+    routes = {"out": out("out/#"), "in": back("in/#")}
+    near = await isthmus({**bridge(far.port, routes=routes, client_id="me"), **always})
+    there, _ = await far.client()
+    await grant(there)
+    await near.connected()
+    here = await near.client("here")
+    await here.subscribe("in/#", qos=2)
+    came = there.publish("in/1", "from there", 2)
+    assert (await here.message()).payload == b"from there"
+    await there.expect(PUBREC)  # and no PUBREL
+    here.publish("out/1", "one", 2)
+    sent = await there.expect(PUBLISH)
+    there.send(ack_packet(PUBREC, sent.packet_id))
+    assert (await there.expect(PUBREL)).packet_id == sent.packet_id  # and no PUBCOMP
+    urls = [f"127.0.0.1:{far.port}", f"127.0.0.1:{backup.port}"]
+    backup.stop_listening()
+    for url in (urls, [urls[1], urls[0]]):
+        reload = asyncio.create_task(
+            near.reload({**bridge(0, url=url, routes=routes, client_id="me"), **always})
+        )
+        await there.expect(DISCONNECT)
+        there, _ = await far.client(session_present=True)
+        await reload
+        # Neither SUBSCRIBE nor PUBLISH before or behind it.
+        assert (await there.expect(PUBREL)).packet_id == sent.packet_id
+        await near.connected()
+        there.publish("in/1", "from there", 2, packet_id=came, dup=True)
+        assert (await there.expect(PUBREC)).packet_id == came
+        assert PUBLISH not in {one.kind for one in await here.arrived()}
+    if folder:
+        outbox = near.cloud.members[0].lane.outbox
+        assert outbox.log.begun == logged_ids.PeerSession.NEW
 
 
 async def test_a_backup_is_left_when_what_is_on_its_way_has_settled(isthmus, far, backup):

@@ -544,7 +544,7 @@ class Connector:
         if allowed != self._allowed_flags:
             self._allowed_flags = allowed
             self._forget_ways()
-        left = member.in_doubt.pop(client.place, set())
+        left = member.in_doubt.pop(client.address, set())
         left.update(self.crowding.left_behind.pop(member.client_id, ()))
         if moved or not session_present:
             self.subscriptions.forget(member.index)

@@ -73,7 +73,7 @@ class Request(NamedTuple):
 
 
 class FarClient(Source):
-    """A client of a far broker, at address number `place` of its connector.
+    """A client of a far broker at `address`, which is as `Address.shown`.
 
     `opened` becomes its CONNACK, `ended` the reason why it ended. `round_trip_s` is the time from a
     PINGREQ or SUBSCRIBE to its answer when it was last measured, None before. `told` is the code of
@@ -92,14 +92,14 @@ class FarClient(Source):
         "_requests",
         "_timer",
         "_unasked",
+        "address",
         "ended",
         "opened",
-        "place",
         "round_trip_s",
         "told",
     )
 
-    def __init__(self, member: Member, link: Link, place: int) -> None:
+    def __init__(self, member: Member, link: Link, address: str) -> None:
         settings = member.connector.settings
         connection = Connection(
             Role.CLIENT,
@@ -124,7 +124,7 @@ class FarClient(Source):
         self._oldest: dict[str, tuple[object, float]] = {}
         self._notice_id = 0
         self.told: int | None = None
-        self.place = place
+        self.address = address
         loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[Connack] = loop.create_future()
         self.ended: asyncio.Future[str] = loop.create_future()
@@ -134,8 +134,8 @@ class FarClient(Source):
         self.ring_watch = member.connector.ring_watch
         self.traffic = member.connector.traffic
         self.origin = member.connector.origin
-        self.ids = member.ids(place)
-        self.received_qos2 = member.received_qos2.get(place)
+        self.ids = member.ids(address)
+        self.received_qos2 = member.received_qos2.get(address)
         link.on_close = self.link_closed
         link.on_data = self.receive
 
@@ -514,8 +514,8 @@ class FarClient(Source):
                 timer.cancel()
         if self.lane.link is self.link:
             self.lane.detach()
-        self._member.received_qos2[self.place] = self.received_qos2
-        self._member.in_doubt.setdefault(self.place, set()).update(self.in_doubt)
+        self._member.received_qos2[self.address] = self.received_qos2
+        self._member.in_doubt.setdefault(self.address, set()).update(self.in_doubt)
         if not self.opened.done():
             self.opened.set_exception(self._closed_early(reason))
             self.opened.exception()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from isthmus import clock
 from isthmus.connectors.dialects import Dialect, DialectChoice
@@ -21,6 +21,8 @@ from isthmus.net.backoff import Backoff
 from isthmus.net.peer import CLOSES
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from isthmus.connectors.address import Address
     from isthmus.connectors.connector import Connector
     from isthmus.connectors.identity import Identity
@@ -55,9 +57,6 @@ What has none by then is sent again, and may arrive twice.
 
 SETTLE_STEP_S = 0.01
 
-ELSEWHERE = -1
-"""The place of a connection to an address that the settings no longer name."""
-
 
 class Member:
     """One client of a far service.
@@ -65,9 +64,10 @@ class Member:
     `state` is one of "connecting", "connected", "waiting" (for the next try), "refused" (by the far
     side; tried again), "idle" (a lazy one with nothing to do), "stopped"; `reason` says why, and
     `changed_at` is the monotonic time of the last change. `place` is the index of the address in
-    use. `received_qos2` are the incoming QoS 2 messages of the session at each address,
-    `received_ids` their identifiers on disk, where the sessions outlive this process. `in_doubt`
-    are the filters that the session at each address may have, though nobody wants them there.
+    use. `received_qos2` are the incoming QoS 2 messages of the session at each address, by its text
+    as shown, so that a reload may reorder them; `received_ids` their identifiers on disk, where the
+    sessions outlive this process. `in_doubt` are the filters that the session at each address may
+    have, though nobody wants them there.
     One that is `leaving` belongs to the pool no more: it gives up what it has, `parting` is what it
     was subscribed to, and it connects no more. `rival` knows of another client with the same client
     id.
@@ -78,9 +78,9 @@ class Member:
         self.index = index
         self.identity = identity
         self.lane = lane
-        self.received_qos2: dict[int, dict[bytes, Incoming] | None] = {}
-        self.received_ids: dict[int, ReceivedIds] = {}
-        self.in_doubt: dict[int, set[bytes]] = {}
+        self.received_qos2: dict[str, dict[bytes, Incoming] | None] = {}
+        self.received_ids: dict[str, ReceivedIds] = {}
+        self.in_doubt: dict[str, set[bytes]] = {}
         self._received = 0
         self.client: FarClient | None = None
         self.state = "connecting"
@@ -93,9 +93,9 @@ class Member:
         self.retain_handling = 1
         self.leaving = False
         self.parting: list[bytes] = []
-        self._last_place: int | None = None
-        # The QoS 2 identifiers that an address which was left may hold.
-        self._held: dict[int, list[bytes]] = {}
+        self._last = ""  # the address of the last connection
+        # The QoS 2 identifiers that the session at an address may hold since it was left.
+        self._held: dict[str, list[bytes]] = {}
         self.addresses: tuple[Address, ...] = ()
         self._take_addresses()
         self._tried = 0
@@ -167,18 +167,16 @@ class Member:
         settings = self.connector.settings
         if self.addresses != settings.addresses:
             self.addresses = settings.addresses
-            self._forget_sessions()
-            if self._last_place is not None:
-                self._last_place = ELSEWHERE
+            self._forget_sessions({self._last, *(address.shown for address in self.addresses)})
         self._choices = [DialectChoice(settings) for _ in self.addresses]
         self._will_choices = [WillChoice() for _ in self.addresses]
         self.place = 0
 
-    def _forget_sessions(self) -> None:
-        self.received_qos2 = {}
-        self.received_ids = {}
-        self.in_doubt = {}
-        self._held = {}
+    def _forget_sessions(self, but: Collection[str] = ()) -> None:
+        known: dict[str, Any]
+        for known in (self.received_qos2, self.received_ids, self.in_doubt, self._held):
+            for address in known.keys() - but:
+                del known[address]
 
     def start(self) -> None:
         """Connect, and stay connected."""
@@ -226,16 +224,16 @@ class Member:
         while self.state == "connected" and lane.inflight and clock.monotonic() < deadline:  # noqa: ASYNC110 - no message pays for being watched
             await asyncio.sleep(SETTLE_STEP_S)
 
-    def ids(self, place: int) -> ReceivedIds | None:
+    def ids(self, address: str) -> ReceivedIds | None:
         """The identifiers of QoS 2 messages from an address on disk, None if they are not."""
         connector = self.connector
         if connector.received is None or self.session_expiry_s == 0 or not connector.ids_stable:
             return None
-        found = self.received_ids.get(place)
+        found = self.received_ids.get(address)
         if found is None:
-            owner = f"connector/{connector.name}/{self.client_id}/{self.addresses[place].shown}"
-            found = self.received_ids[place] = connector.received.of(owner.encode())
-            self.received_qos2[place] = found.received
+            owner = f"connector/{connector.name}/{self.client_id}/{address}"
+            found = self.received_ids[address] = connector.received.of(owner.encode())
+            self.received_qos2[address] = found.received
         return found
 
     async def return_to_first(self) -> None:
@@ -367,7 +365,7 @@ class Member:
         deadline = clock.monotonic() + timeout_s
         link = await self.connector.dial(self.address, self.identity)
         dialect = self.dialect = self._choices[self.place].first
-        client = self.client = FarClient(self, link, self.place)
+        client = self.client = FarClient(self, link, self.address.shown)
         client.connect(
             dialect,
             clean_start=self._clean_start(dialect),
@@ -390,19 +388,17 @@ class Member:
     def attach(self, client: FarClient, connack: Connack) -> None:
         """The far side accepted `client`: subscribe what is missing, then send what waits."""
         present = connack.session_present
-        last = self._last_place
-        moved = last not in (None, client.place)
-        if last is not None and moved:
-            self._held[last] = self.lane.maybe_held()
-        held = self._held.pop(client.place, ())
-        for packet_id in held if present else ():
-            client.link.write(PUBREL + packet_id)
+        moved = self._last not in ("", client.address)
+        if moved:
+            held = [*self._not_freed(self._last), *self.lane.maybe_held()]
+            self._held[self._last] = list(dict.fromkeys(held))
         outboxes = self.connector.outboxes
         if outboxes is not None:
-            moved = outboxes.connected(self.lane, self.addresses[client.place].shown) or moved
+            moved = outboxes.connected(self.lane, client.address) or moved
+        self._free_held(client, present=present, moved=moved)
         self.retain_handling = 0 if self._fresh and present else 1
         self._fresh = False
-        self._last_place = client.place
+        self._last = client.address
         self._opened_at = clock.monotonic()
         self.connects += 1
         self._learned(client)
@@ -411,7 +407,7 @@ class Member:
             if not present:
                 client.ids.clear()
         elif not present:
-            self.received_qos2[client.place] = client.received_qos2 = None
+            self.received_qos2[client.address] = client.received_qos2 = None
         assigned = connack.properties.get(PropertyId.ASSIGNED_CLIENT_IDENTIFIER)
         if not self.client_id and isinstance(assigned, str):
             self.identity = self.identity._replace(client_id=assigned)
@@ -443,9 +439,28 @@ class Member:
         if self.connector.watcher is not None:
             self.connector.watcher.connected(self)
 
+    def _not_freed(self, address: str) -> list[bytes]:
+        """Those of `_held` that the session in use, which is at `address`, has not let go of."""
+        freed = self.lane.freed or ()
+        return [packet_id for packet_id in self._held.get(address, ()) if packet_id not in freed]
+
+    def _free_held(self, client: FarClient, *, present: bool, moved: bool) -> None:
+        """Free what the session holds since its address was left: on each connection anew.
+
+        Until PUBCOMP is here, nobody knows whether PUBREL has arrived.
+        """
+        address = client.address
+        # Of a session that is used again after another one, `lane.freed` does not speak yet.
+        held = self._held.get(address, []) if moved else self._not_freed(address)
+        self._held.pop(address, None)
+        if present and held:
+            self._held[address] = held
+            for packet_id in held:
+                client.link.write(PUBREL + packet_id)
+
     def _learned(self, client: FarClient) -> None:
         """A way to say CONNECT works; look for a better one where it was only guessed."""
-        choice, used = self._choices[client.place], self.dialect
+        choice, used = self._choices[self.place], self.dialect
         assert used is not None
         choice.worked(used)
         if choice.better(used) is not None:
