@@ -201,6 +201,7 @@ async def test_what_a_service_took_and_did_not_pass_on_is_not_lost(
     if folder:
         again = await there.expect(PUBLISH)
         assert (again.payload, again.qos, again.dup) == (b"one", 2, False)
+        assert near.cloud.members[0].lane.resent == 1
         there.send(ack_packet(PUBREC, again.packet_id))
         await there.expect(PUBREL)
         there.send(ack_packet(PUBCOMP, again.packet_id))

@@ -71,3 +71,32 @@ async def test_a_connector_that_is_removed_while_it_leaves_a_backup_ends_its_ses
     await until(lambda: not near.cloud.members[0].lane.room)
     await near.cloud.remove()
     assert (await there.expect(DISCONNECT)).properties == {"session_expiry": 0}
+
+
+async def test_a_client_id_that_goes_while_its_backup_is_left_leaves_no_session(
+    isthmus: Any, far: FarSide, backup: FarSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(member, "SETTLE_S", 60.0)
+    port = far.port
+    far.stop_listening()
+
+    def configuration(client_id: str) -> dict[str, Any]:
+        data = bridge(
+            port,
+            routes={"out": out("out/#")},
+            url=[f"127.0.0.1:{port}", f"127.0.0.1:{backup.port}"],
+            static_client_ids={"edge": [client_id]},
+            failback={"every": "100ms", "successes": 1},
+        )
+        return {**data, "listeners": [{"bind": "127.0.0.1:0"}]}
+
+    near = await isthmus(configuration("a"))
+    there, _ = await backup.client()
+    here = await near.client("here")
+    here.publish("out/1", "one", 2)
+    await there.expect(PUBLISH)
+    await far.start()
+    await far.client()  # of the look whether it is back
+    await until(lambda: not near.cloud.members[0].lane.room)
+    await near.reload(configuration("b"))
+    assert (await there.expect(DISCONNECT)).properties == {"session_expiry": 0}

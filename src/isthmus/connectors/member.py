@@ -247,7 +247,7 @@ class Member:
                 await self._rest()
             finally:  # also where it is cut short: a lane that rests sends nothing here any more
                 if client is self.client:
-                    client.disconnect(RETURNING, back=True)
+                    client.disconnect(RETURNING, back=True, for_good=self.leaving)
 
     # -- the loop --------------------------------------------------------------------------------
 
