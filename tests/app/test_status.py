@@ -273,7 +273,7 @@ def test_the_page_shows_the_table_as_it_is() -> None:
     cloud: dict[str, Any] = {
         "name": "cloud", "state": "connected", "reason": "", "since": "2026-01-31T12:00:00.000Z",
         "address": "mqtt://127.0.0.1:1884", "version": "5", "connections_up": 1,
-        "connections_wanted": 1,
+        "connections_wanted": 1, "connections_on_backup": 0,
         "last_error": "tcp: 127.0.0.1:1884: 127.0.0.1: Connection refused",
         "last_error_at": "2026-01-31T11:59:58.000Z", "round_trip_ms": 0.412, "queued": 0,
         "queued_bytes": 0, "inflight": 4, "oldest_age_s": 0.0, "received": 12, "sent": 90_195,

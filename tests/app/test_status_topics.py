@@ -25,6 +25,7 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "version": str,
     "connections_up": int,
     "connections_wanted": int,
+    "connections_on_backup": int,
     "last_error": str,
     "last_error_at": (str, type(None)),
     "round_trip_ms": (float, type(None)),

@@ -300,6 +300,8 @@ async def test_a_backup_is_left_when_what_is_on_its_way_has_settled(isthmus, far
     far.stop_listening()
     near = await isthmus(two(port, backup.port))
     there, _ = await backup.client()
+    await near.connected()
+    assert near.cloud.figures.read()["connections_on_backup"] == 1
     here = await near.client("here")
     here.publish("out/1", "one", 2)
     sent = await there.expect(PUBLISH)

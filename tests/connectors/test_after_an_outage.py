@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +94,30 @@ async def test_the_age_of_what_is_on_disk_goes_on_over_a_restart(
     assert [await payload(there), await payload(there)] == [0, 1]
     await until(lambda: near.cloud.figures.read()["oldest_age_s"] == 0)
     await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("folder", [True, False])
+async def test_the_log_says_when_all_that_waited_is_there(
+    isthmus: Any, far: FarSide, tmp_path: Path, folder: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "isthmus.connectors")
+    data = {"broker": {"data": str(tmp_path)}} if folder else {}
+    near = await isthmus({**bridge(far.port, routes={"out": out("out/#")}), **data})
+    there, _ = await far.client()
+    await near.connected()
+    far.stop_listening()
+    there.reset()
+    await until(lambda: near.cloud.state != "connected")
+    here = await near.client("here")
+    for number in range(3):
+        here.publish("out/a", str(number), 1)
+    await until(lambda: near.cloud.figures.read()["queued"] == 3)
+    await asyncio.sleep(1.5)  # it is looked after once a second
+    await far.start()
+    there, _ = await far.client()
+    assert await payload(there) == 0
+    assert "what waited" not in caplog.text
+    assert [await payload(there) for _ in range(2)] == [1, 2]
+    await until(lambda: "is delivered: 3 message(s), after" in caplog.text, 5)
+    await asyncio.sleep(1.5)
+    assert caplog.text.count("what waited") == 1

@@ -145,6 +145,7 @@ def _connectors(
         rare = [
             f"{one[name]} {words}"
             for name, words in (
+                ("connections_on_backup", "at a backup"),
                 ("retried", "sent again"),
                 ("refused", "refused by the far side"),
                 ("subscriptions_refused", "subscriptions refused"),

@@ -9,6 +9,7 @@ The names are public: `isthmus status --json` prints them, and they are what is 
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from isthmus.connectors.connector import Connector
     from isthmus.connectors.member import Member
     from isthmus.delivery.lane import Lane
+
+log = logging.getLogger("isthmus.connectors")
 
 LONGEST_TEXT = 500
 """Characters of a reason: a far side may send 65,535 bytes of it, and they would be retained."""
@@ -42,6 +45,10 @@ class Figures:
         self._last_error_at: float | None = None
         self._parted: Counter[str] = Counter()
         self._ages: dict[Lane, LaneAge] = {}
+        # What an outage has left: how much, since when, and what is acknowledged when it has gone.
+        self._left = 0
+        self._left_since = 0.0
+        self._left_until: int | None = None
 
     def changed(self) -> None:
         """The status of the connector is another one."""
@@ -68,6 +75,32 @@ class Figures:
             age.look(lane, now)
             if lane.outbox is not None:
                 lane.outbox.look()
+        self._look_at_outage(now)
+
+    def _look_at_outage(self, now: float) -> None:
+        """Say once when what has waited for the far side is there."""
+        connector = self._connector
+        queued = sum(lane.queued + lane.inflight for lane in connector.lanes)
+        if not any(member.state == "connected" for member in connector.members):
+            if not self._left:
+                self._left_since = now
+            self._left = queued
+            self._left_until = None
+            return
+        if not self._left:
+            return
+        acknowledged = sum(lane.acknowledged for lane in connector.lanes)
+        if self._left_until is None:
+            self._left_until = acknowledged + min(self._left, queued)
+        if not queued or acknowledged >= self._left_until:
+            log.info(
+                "connector %s: what waited for the far side is delivered: %d message(s), after "
+                "%.0f s",
+                connector.name,
+                self._left,
+                now - self._left_since,
+            )
+            self._left = 0
 
     def read(self) -> dict[str, Any]:
         """The figures now, as plain values; documented in `docs/status.md`."""
@@ -94,6 +127,7 @@ class Figures:
             "version": ", ".join(sorted({one.dialect.name for one in up if one.dialect})),
             "connections_up": len(up),
             "connections_wanted": connector.wanted,
+            "connections_on_backup": sum(one.on_backup for one in up),
             "last_error": _cut(self._last_error),
             "last_error_at": None if self._last_error_at is None else iso(self._last_error_at),
             "round_trip_ms": _round_trip_ms(members),

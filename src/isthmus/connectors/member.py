@@ -128,6 +128,11 @@ class Member:
         return self.addresses[self.place]
 
     @property
+    def on_backup(self) -> bool:
+        """Whether that is another than the first, which is preferred."""
+        return self.place > 0 and not self.connector.settings.round_robin
+
+    @property
     def session_expiry_s(self) -> int:
         """The session expiry interval to ask an MQTT 5 service for, in seconds.
 

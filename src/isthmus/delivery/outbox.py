@@ -188,7 +188,8 @@ class Outbox(Keeper):
     @property
     def oldest_at(self) -> float:
         """When the oldest message was written, as of the last `look`; 0.0 if not known."""
-        return min(filter(None, (backlog.oldest_at for backlog in self.backlogs)), default=0.0)
+        found = (backlog.oldest_at for backlog in self.backlogs if len(backlog.log))
+        return min(filter(None, found), default=0.0)
 
     def look(self) -> None:
         """Find out how old the oldest message on disk is; to be called once a second."""

@@ -290,6 +290,11 @@ _LISTENER_COUNTERS = (
 
 _CONNECTOR_GAUGES = (
     ("connections_up", "connections_up", "Connections that are open."),
+    (
+        "connections_on_backup",
+        "connections_on_backup",
+        "Open connections that lead to another than the first address.",
+    ),
     ("queued_messages", "queued", "Messages that wait for a connector."),
     (
         "queued_bytes",
@@ -297,6 +302,7 @@ _CONNECTOR_GAUGES = (
         "Bytes of the messages that wait for a connector, in memory or on disk.",
     ),
     ("inflight_messages", "inflight", "Messages that the far side has not acknowledged yet."),
+    ("oldest_age_seconds", "oldest_age_s", "How long the oldest message has waited."),
     ("dead_letters", "dead_letters", "Messages that could not be delivered and are kept."),
     ("dead_letter_bytes", "dead_letter_bytes", "Bytes of dead letters on disk."),
 )
