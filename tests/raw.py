@@ -480,9 +480,14 @@ class Raw:
             assert (await self.expect(PUBCOMP)).packet_id == packet_id
         return answer.code
 
-    async def message(self) -> Packet:
-        """The next message, acknowledged to the end."""
-        found = await self.expect(PUBLISH)
+    async def message(self, *, resumed: bool = False) -> Packet:
+        """The next message, acknowledged to the end.
+
+        With `resumed`, PUBREL may come before it, of what was not known to be completed.
+        """
+        while (found := await self.packet()).kind == PUBREL and resumed:
+            self.send(ack_packet(PUBCOMP, found.packet_id))
+        assert found.kind == PUBLISH, f"expected a message, got {found}"
         if found.qos == 1:
             self.send(ack_packet(PUBACK, found.packet_id))
         elif found.qos == 2:

@@ -129,7 +129,7 @@ async def taken(*members: Raw, count: int = 0) -> list[list[Packet]]:
             async with asyncio.timeout(PATIENCE_S if left > 0 else QUIET_S) as wait:
                 patience.append(wait)
                 while True:
-                    found.append(await member.message())
+                    found.append(await member.message(resumed=True))
                     left -= 1
                     for one in patience if left == 0 else [wait] if left < 0 else []:
                         one.reschedule(loop.time() + QUIET_S)

@@ -26,5 +26,8 @@ def frame(first: int, topic: bytes, packet_id: bytes, block: bytes, payload: byt
 
 
 def flat(first: int, topic: bytes, block: bytes, payload: bytes) -> bytes:
-    """The same for the store, which knows the length: without that, and without packet id."""
+    """Encode a message for the store: a first byte, then as in `frame`, without a packet id.
+
+    There is no length in it, as the store knows that.
+    """
     return join((FIRST[first], topic, block, payload))
