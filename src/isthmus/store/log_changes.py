@@ -25,12 +25,11 @@ LAST = (1 << 63) - 1
 
 
 class LogChanges:
-    """Changes of logs that are being collected. `urgent` says that somebody waits for them."""
+    """Changes of logs that are being collected."""
 
-    __slots__ = ("_again", "_batches", "_changed", "_dropped", "_slices", "_states", "urgent")
+    __slots__ = ("_again", "_batches", "_changed", "_dropped", "_slices", "_states")
 
     def __init__(self) -> None:
-        self.urgent = False
         self._again = False
         self._changed: dict[Log, None] = {}
         self._dropped: list[Log] = []

@@ -274,7 +274,8 @@ class Store:
         batch, begun = self._open.batch_for(found)
         if begun:
             self._loop.call_soon(self._open.turned)
-        self.hurry()
+        self._submit_soon()
+        self._ask_ahead()
         return batch
 
     def note(self, found: Log) -> None:
@@ -283,9 +284,13 @@ class Store:
             self.change().logs.add(found)
 
     def hurry(self) -> None:
-        """Write what logs have soon: when the writer is free, and enough is gathered."""
-        self._open.logs.urgent = True
+        """Write what is open when the writer is free, without gathering more."""
+        self._open.hurried = True
         self._submit_soon()
+        self._ask_ahead()
+
+    def _ask_ahead(self) -> None:
+        """Have it looked soon, where the disk is full, whether what is done can go first."""
         refused = self._refused
         if self._retry is not None and refused is not None and is_full(refused):
             self._ahead = self._ahead or self._loop.call_soon(self._go_ahead)

@@ -25,7 +25,7 @@ class Transaction:
     """Changes that are being collected, and whom to tell when they are on disk.
 
     `changes` has by table and key the row, or None where it is deleted; `logs` what becomes of logs
-    and their records.
+    and their records. `hurried` says that what becomes of a log is not to wait for more records.
 
     On a full disk it is written in `parts`, each with some of the batches, and with the rows that
     came together with these: what comes in one turn of the loop stays together, as the identifier
@@ -34,12 +34,13 @@ class Transaction:
 
     __slots__ = (
         "_forget_at", "_fresh", "_joined", "_left", "_noted", "_places", "_turn", "_waiting",
-        "changes", "logs", "parts",
+        "changes", "hurried", "logs", "parts",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.changes: dict[Table, dict[bytes, Row | None]] = {}
         self.logs = LogChanges()
+        self.hurried = False
         self._waiting: list[tuple[Callable[[], None], Callable[[], bool]]] = []
         self._forget_at = FORGET_AT
         self._fresh: set[tuple[Table, bytes]] = set()
@@ -113,13 +114,13 @@ class Transaction:
 
     @property
     def awaited(self) -> bool:
-        """Whether somebody other than logs waits for it."""
-        return bool(self._waiting)
+        """Whether somebody waits for more than that new records are safe."""
+        return self.hurried or bool(self._waiting)
 
     @property
     def urgent(self) -> bool:
         """Whether somebody waits for it."""
-        return bool(self._waiting) or self.logs.urgent
+        return self.awaited or self.logs.records > 0
 
     def then(self, callback: Callable[[], None], needed: Callable[[], bool]) -> bool:
         """Call back when this is on disk; see `Store.then`."""
