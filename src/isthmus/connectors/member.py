@@ -177,7 +177,7 @@ class Member:
         self._will_choices = [WillChoice() for _ in self.addresses]
         self.place = 0
 
-    def _forget_sessions(self, but: Collection[str] = ()) -> None:
+    def _forget_sessions(self, but: Collection[str]) -> None:
         known: dict[str, Any]
         for known in (self.received_qos2, self.received_ids, self.in_doubt, self._held):
             for address in known.keys() - but:
@@ -208,12 +208,11 @@ class Member:
     async def renew(self, identity: Identity) -> None:
         """Connect anew, as `identity` and with the settings that there are now.
 
-        First what is in flight settles, so that nothing arrives twice.
+        First what is in flight settles, so that nothing arrives twice. The client id is the same:
+        who has another one is another member.
         """
         await self._rest()
         await self._end(RENEWED, back=True)
-        if identity.client_id != self.client_id:
-            self._forget_sessions()
         self.identity = identity
         self._take_addresses()
         self._set_state("connecting", RENEWED)
