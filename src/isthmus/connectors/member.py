@@ -251,7 +251,7 @@ class Member:
                 await self._rest()
             finally:  # also where it is cut short: a lane that rests sends nothing here any more
                 if client is self.client:
-                    client.disconnect(RETURNING, back=True, for_good=self.leaving)
+                    client.disconnect(RETURNING, back=True)
 
     # -- the loop --------------------------------------------------------------------------------
 
@@ -382,9 +382,6 @@ class Member:
         except TimeoutError:
             client.leave("no CONNACK in time")
             raise ConnectError("timeout", f"no CONNACK within {timeout_s:g} s") from None
-        except asyncio.CancelledError:
-            client.disconnect()
-            raise
         return client
 
     # -- what becomes of a connection ------------------------------------------------------------
