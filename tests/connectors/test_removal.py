@@ -176,3 +176,53 @@ async def test_a_client_id_that_goes_as_a_better_version_is_found_leaves_no_subs
     look.send(packet(0x20, b"\0\0\0"))
     assert (await there.expect(UNSUBSCRIBE)).body.endswith(b"\0\1F")
     await there.expect(DISCONNECT)
+
+
+@pytest.mark.parametrize("ends", ["removal", "stop"])
+@pytest.mark.parametrize("begun", [True, False])
+async def test_no_session_stays_at_a_backup_that_is_left_just_before_the_end(
+    isthmus: Any,
+    far: FarSide,
+    backup: FarSide,
+    monkeypatch: pytest.MonkeyPatch,
+    ends: str,
+    begun: bool,
+) -> None:
+    """Nobody comes back to it: the connector is removed, or the client id is not kept."""
+    monkeypatch.setattr(member, "SETTLE_S", 60.0)
+    port = far.port
+    far.stop_listening()
+    near = await isthmus(
+        bridge(
+            0,
+            routes={"out": out("out/#")},
+            url=[f"127.0.0.1:{port}", f"127.0.0.1:{backup.port}"],
+            failback={"every": "100ms", "successes": 1},
+            **({"client_id": "me"} if ends == "removal" else {}),
+        )
+    )
+    there, _ = await backup.client()
+    here = await near.client("here")
+    here.publish("out/1", "one", 1)
+    published = await there.expect(PUBLISH)
+    cloud = near.cloud
+    await far.start()
+    look = await far.accept()
+    await look.expect(CONNECT)
+    connack = packet(0x20, b"\0\0\0")
+    if begun:
+        look.send(connack)
+        await until(lambda: not cloud.members[0].lane.room)
+    if ends == "removal":
+        ending = near.reload({"node": "edge", "listeners": [{"bind": "127.0.0.1:0"}]})
+    else:
+        ending = near.app.stop()
+    task = asyncio.ensure_future(ending)
+    await until(lambda: cloud.stopping)
+    if not begun:
+        look.send(connack)
+        await look.expect(DISCONNECT)
+        assert cloud.members[0].lane.room  # what is on its way may still arrive here
+    there.send(ack_packet(PUBACK, published.packet_id))
+    assert (await there.expect(DISCONNECT)).properties == ENDED
+    await task

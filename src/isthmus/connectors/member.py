@@ -251,7 +251,10 @@ class Member:
                 await self._rest()
             finally:  # also where it is cut short: a lane that rests sends nothing here any more
                 if client is self.client:
-                    client.disconnect(RETURNING, back=True)
+                    connector = self.connector
+                    client.disconnect(
+                        RETURNING, back=not connector.stopping, for_good=connector.for_good
+                    )
 
     # -- the loop --------------------------------------------------------------------------------
 
