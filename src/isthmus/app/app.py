@@ -357,6 +357,7 @@ class App:
             listener.close()
         self.broker.pause()
         for connector in self.all_connectors():
+            connector.prepare_stop()
             connector.rest()
         await settle(self.all_connectors(), DRAIN_S)
         left = sum(connector.unsettled for connector in self.all_connectors())

@@ -372,6 +372,7 @@ class Reload:
             )
 
     async def _remove(self, connector: Connector) -> None:
+        connector.prepare_stop(for_good=True)
         arrived = await settle([connector], DRAIN_S)
         dropped = await connector.remove()
         self._app.leaving.discard(connector)

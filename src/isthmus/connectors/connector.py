@@ -81,7 +81,7 @@ class Connector:
     `ownership`. `received` keeps the packet identifiers of what came with QoS 2 on disk, None where
     they are in memory. `node` is the name of this process, which chooses the `static_client_ids`;
     where it has none, `members` is empty, and what is published waits in a lane without a
-    connection.
+    connection. `stopping` and `for_good` are what `prepare_stop` said.
     """
 
     final = True
@@ -124,7 +124,8 @@ class Connector:
         self._update: asyncio.Handle | None = None
         self._status = ""
         self.figures = Figures(self)
-        self._stopping = False
+        self.stopping = False
+        self.for_good = False
         self._bucket = _bucket(settings)
         self.drain_bucket = _drain_bucket(settings)
         self._options = _socket_options(settings)
@@ -234,9 +235,17 @@ class Connector:
         if keys:
             log.info("connector %s: without effect beside 'static_client_ids': %s", self.name, keys)
 
+    def prepare_stop(self, *, for_good: bool = False) -> None:
+        """The end is near: begin no return from a backup, so that what is on its way may arrive.
+
+        `for_good` says that nobody will come back to the sessions at the far side.
+        """
+        self.stopping = True
+        self.for_good = self.for_good or for_good
+
     async def stop(self, *, for_good: bool = False) -> None:
         """Disconnect all members; `for_good` ends their sessions at the far side too."""
-        self._stopping = True
+        self.prepare_stop(for_good=for_good)
         if self._update is not None:
             self._update.cancel()
             self._update = None
@@ -246,8 +255,7 @@ class Connector:
             await self._regrouping.stop()
             self._regrouping = None
         for member in self.members:
-            await member.stop(for_good=for_good)
-        # Last: a return that it cuts short says goodbye as one who comes back to the session.
+            await member.stop(for_good=self.for_good)
         if self._failback is not None:
             await self._failback.stop()
 
@@ -604,7 +612,7 @@ class Connector:
         if status != self._status:
             self._status = status
             self.figures.changed()
-            if self.wanted != 1 and not self._stopping:
+            if self.wanted != 1 and not self.stopping:
                 starting = self.state in ("connecting", "connected", "idle")
                 level = logging.INFO if starting else logging.WARNING
                 log.log(level, "connector %s: %s", self.name, status)

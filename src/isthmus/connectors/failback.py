@@ -75,6 +75,8 @@ class Failback:
                 log.exception("connector %s: trying the first address failed", self._connector.name)
                 self.successes = 0
                 continue
+            if self._connector.stopping:
+                return  # what is on its way may still arrive at the backup
             self.successes += 1
             if self.successes >= settings.successes:
                 self.successes = 0

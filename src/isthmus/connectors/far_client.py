@@ -471,10 +471,12 @@ class FarClient(Source):
     ) -> None:
         """Say goodbye and close.
 
-        `back` says that this client will come back to its session, `for_good` that nobody will.
+        `back` says that this client will come back to its session, `for_good` that nobody will: so
+        it is with each member that leaves the pool.
         """
         if self.closed:
             return
+        for_good = for_good or self._member.leaving
         if self.opened.done() and not self.opened.exception():
             self._member.goodbye(self)
             properties: Properties = {}

@@ -177,7 +177,7 @@ class Member:
         self._will_choices = [WillChoice() for _ in self.addresses]
         self.place = 0
 
-    def _forget_sessions(self, but: Collection[str] = ()) -> None:
+    def _forget_sessions(self, but: Collection[str]) -> None:
         known: dict[str, Any]
         for known in (self.received_qos2, self.received_ids, self.in_doubt, self._held):
             for address in known.keys() - but:
@@ -208,12 +208,11 @@ class Member:
     async def renew(self, identity: Identity) -> None:
         """Connect anew, as `identity` and with the settings that there are now.
 
-        First what is in flight settles, so that nothing arrives twice.
+        First what is in flight settles, so that nothing arrives twice. The client id is the same:
+        who has another one is another member.
         """
         await self._rest()
         await self._end(RENEWED, back=True)
-        if identity.client_id != self.client_id:
-            self._forget_sessions()
         self.identity = identity
         self._take_addresses()
         self._set_state("connecting", RENEWED)
@@ -252,7 +251,10 @@ class Member:
                 await self._rest()
             finally:  # also where it is cut short: a lane that rests sends nothing here any more
                 if client is self.client:
-                    client.disconnect(RETURNING, back=True, for_good=self.leaving)
+                    connector = self.connector
+                    client.disconnect(
+                        RETURNING, back=not connector.stopping, for_good=connector.for_good
+                    )
 
     # -- the loop --------------------------------------------------------------------------------
 
@@ -383,9 +385,6 @@ class Member:
         except TimeoutError:
             client.leave("no CONNACK in time")
             raise ConnectError("timeout", f"no CONNACK within {timeout_s:g} s") from None
-        except asyncio.CancelledError:
-            client.disconnect()
-            raise
         return client
 
     # -- what becomes of a connection ------------------------------------------------------------
