@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from itertools import islice, product
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -57,18 +57,23 @@ class TreeMachine(RuleBasedStateMachine):
         assert self.tree._root.empty()  # every branch is pruned
 
 
+class Named(NamedTuple):
+    topic: bytes
+    number: int
+
+
 class IndexMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.index: TopicIndex[int] = TopicIndex()
-        self.naive: dict[bytes, int] = {}
+        self.index: TopicIndex[Named] = TopicIndex()
+        self.naive: dict[bytes, Named] = {}
         self.count = 0
 
     @rule(topic=names)
     def set(self, topic: bytes) -> None:
         self.count += 1
-        assert self.index.set(topic, self.count) is (topic not in self.naive)
-        self.naive[topic] = self.count
+        value = self.naive[topic] = Named(topic, self.count)
+        self.index.set(value)
 
     @rule(data=st.data())
     def remove(self, data: st.DataObject) -> None:
@@ -79,7 +84,7 @@ class IndexMachine(RuleBasedStateMachine):
 
     @rule(filter_=filters(shared=False) | names)
     def match(self, filter_: bytes) -> None:
-        expected = [pair for pair in self.naive.items() if matches(filter_, pair[0])]
+        expected = [value for value in self.naive.values() if matches(filter_, value.topic)]
         assert sorted(self.index.match(filter_)) == sorted(expected)
         begin = filter_.partition(b"+")[0].partition(b"#")[0]
         begins = any(topic.startswith(begin) or topic + b"/" == begin for topic in self.naive)
@@ -89,7 +94,7 @@ class IndexMachine(RuleBasedStateMachine):
     @invariant()
     def same_content(self) -> None:
         assert len(self.index) == len(self.naive)
-        assert dict(self.index) == self.naive
+        assert list(self.index) == list(self.naive.values())
         assert all(topic in self.index for topic in self.naive)
         assert all(self.index.get(topic) == value for topic, value in self.naive.items())
 
@@ -120,10 +125,10 @@ def test_65535_slashes_do_not_blow_the_stack() -> None:
     tree.remove(deep + b"#", "c")
     tree.remove(slashes, "a")
     assert tree._root.empty()
-    index: TopicIndex[int] = TopicIndex()
-    index.set(slashes, 1)
-    assert index.match(b"#") == [(slashes, 1)]
-    assert index.match(b"+/#") == [(slashes, 1)]
+    index: TopicIndex[Named] = TopicIndex()
+    index.set(Named(slashes, 1))
+    assert index.match(b"#") == [Named(slashes, 1)]
+    assert index.match(b"+/#") == [Named(slashes, 1)]
     assert index.match(b"/" * 65_534 + b"+") == []
     index.remove(slashes)
     assert not index._root.children

@@ -55,11 +55,11 @@ class RetainedMessages:
     @property
     def of_clients(self) -> int:
         """How many there are without those that the broker itself publishes, below `$SYS/`."""
-        return len(self._index) - len(self._index.topics(b"$SYS/#"))
+        return len(self._index) - len(self._index.match(b"$SYS/#"))
 
     def __iter__(self) -> Iterator[Message]:
         """The messages as they were set; some may have expired."""
-        return (message for _, message in self._index)
+        return iter(self._index)
 
     def restore(self, table: RetainedTable, rights: Callable[[str], Rights] | None) -> None:
         """Take what `table` has, and keep everything there from now on.
@@ -73,7 +73,7 @@ class RetainedMessages:
         for message in table.messages(rights, self.longest_s):
             self.newest += 1
             message.number = self.newest
-            self._index.set(message.topic, message)
+            self._index.set(message)
             self.size += _size(message)
         self.table = table
         table.back(self.__iter__)
@@ -118,7 +118,7 @@ class RetainedMessages:
             self._drops.add("retained_bytes", topic)
             self._remove(topic)
             return False
-        self._index.set(topic, message)
+        self._index.set(message)
         self.newest = number
         self.size = size
         if self.table is not None:
@@ -136,7 +136,7 @@ class RetainedMessages:
 
     def topics(self, filter_: bytes) -> list[bytes]:
         """The topics with a message that match `filter_`."""
-        return self._index.topics(filter_)
+        return [message.topic for message in self._index.match(filter_)]
 
     def _remove(self, topic: bytes) -> None:
         message = self._index.remove(topic)

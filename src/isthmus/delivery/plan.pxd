@@ -4,19 +4,20 @@ from isthmus.delivery.outlet cimport Outlet
 
 
 cdef class Plan:
-    cdef object __weakref__
-    cdef public object children
-    cdef public int depth
+    # First what is looked at for each message, or for each subscription that comes and goes.
+    cdef public bint stale
     cdef public bint made
-    cdef public list matched
-    cdef public object missed
     cdef public list outlets
+    cdef public object missed
+    cdef public object children
+    cdef public bytes topic
+    cdef public int depth
+    cdef object __weakref__
+    cdef public list matched
     cdef public list parents
     cdef public tuple personal
     cdef public list retaining
     cdef public list single
-    cdef public bint stale
-    cdef public bytes topic
     cdef public object tree
     cdef public set visited
 
@@ -31,20 +32,14 @@ cdef class Plan:
     cpdef outlive(self, object subscription)
 
 
-cdef class _Generation:
-    cdef public object index
-    cdef public dict plans
-
-
 cdef class PlanCache:
-    cdef public _Generation _old
-    cdef public _Generation _young
+    cdef public object _old
+    cdef public object _young
     cdef public Py_ssize_t size
 
     @cython.locals(plan=Plan)
     cpdef Plan get(self, bytes topic)
 
-    @cython.locals(young=_Generation)
     cpdef put(self, bytes topic, Plan plan)
 
     @cython.locals(plan=Plan)
@@ -53,8 +48,4 @@ cdef class PlanCache:
     @cython.locals(plan=Plan)
     cpdef went(self, bytes filter_, object subscription)
 
-    @cython.locals(
-        found=list, young=_Generation, old=_Generation, plan=Plan, generation=_Generation,
-        plans=dict, topic=bytes,
-    )
     cpdef list _below(self, bytes filter_)

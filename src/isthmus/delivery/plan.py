@@ -15,7 +15,6 @@ from weakref import WeakSet
 
 from isthmus.delivery.outlet import fanned
 from isthmus.mqtt.topic_tree import TopicIndex
-from isthmus.mqtt.topics import is_wildcard
 
 if TYPE_CHECKING:
     from isthmus.delivery.endpoint import Subscriber
@@ -133,17 +132,22 @@ class Plan:
 
         `missed` is the new subscription that alone is the reason, None for anything else.
         """
-        plans = [self]
-        while plans:
-            plan = plans.pop()
-            if plan.stale:
+        if self.stale:
+            self.missed = None
+            return
+        self.stale = True
+        self.missed = missed
+        if self.children is not None:
+            plans = list(self.children)
+            self.children = None
+            while plans:
+                plan = plans.pop()
                 plan.missed = None
-            else:
-                plan.stale = True
-                plan.missed = missed if plan is self else None
-                if plan.children is not None:
-                    plans.extend(plan.children)
-                    plan.children = None
+                if not plan.stale:
+                    plan.stale = True
+                    if plan.children is not None:
+                        plans.extend(plan.children)
+                        plan.children = None
 
     def outlive(self, subscription: object) -> None:
         """`subscription` has gone: good again if it came and went unseen, else stale."""
@@ -154,16 +158,6 @@ class Plan:
             self.expire()
 
 
-class _Generation:
-    """Plans by topic, and an index to find them by filter."""
-
-    __slots__ = ("index", "plans")
-
-    def __init__(self) -> None:
-        self.plans: dict[bytes, Plan] = {}
-        self.index: TopicIndex[Plan] = TopicIndex()
-
-
 class PlanCache:
     """Plans by topic, bounded, with graded invalidation."""
 
@@ -171,32 +165,32 @@ class PlanCache:
 
     def __init__(self, size: int = PLANS_PER_GENERATION) -> None:
         self.size = size
-        self._young = _Generation()
-        self._old = _Generation()
+        self._young: TopicIndex[Plan] = TopicIndex()
+        self._old: TopicIndex[Plan] = TopicIndex()
 
     def __len__(self) -> int:
-        return len(self._young.plans) + len(self._old.plans)
+        return len(self._young) + len(self._old)
 
     def get(self, topic: bytes) -> Plan | None:
         """The plan of `topic`, stale or not, if there is one."""
-        plan = self._young.plans.get(topic)
+        plan = self._young.get(topic)
         if plan is None:
-            plan = self._old.plans.pop(topic, None)
+            plan = self._old.remove(topic)
             if plan is not None:
                 self.put(topic, plan)
         return plan
 
     def put(self, topic: bytes, plan: Plan) -> None:
         """Remember `plan`; a full generation pushes the one before it out."""
+        plan.topic = topic
         young = self._young
-        if len(young.plans) >= self.size and topic not in young.plans:
-            for old_plan in self._old.plans.values():
+        if len(young) >= self.size and topic not in young:
+            for old_plan in self._old:
                 old_plan.expire()
             self._old = young
-            young = self._young = _Generation()
-        self._old.plans.pop(topic, None)
-        young.plans[topic] = plan
-        young.index.set(topic, plan)
+            young = self._young = TopicIndex()
+        self._old.remove(topic)
+        young.set(plan)
 
     def came(self, filter_: bytes, subscription: object) -> None:
         """Expire the plans that a new or other subscription to `filter_` alters, and no others.
@@ -218,29 +212,19 @@ class PlanCache:
 
     def _below(self, filter_: bytes) -> list[Plan]:
         """The plans of the topics that `filter_` matches; none, but all forgotten, if too many."""
-        found: list[Plan] = []
         young, old = self._young, self._old
-        if not young.plans and not old.plans:
-            return found
-        if not is_wildcard(filter_):
-            plan = young.plans.get(filter_) or old.plans.get(filter_)
-            if plan is not None:
-                found.append(plan)
-        elif filter_[:1] in (b"+", b"#"):
+        if filter_[:1] in (b"+", b"#") and (young or old):
             self.clear()
-        else:
-            for generation in (young, old):
-                plans = generation.plans
-                for topic in generation.index.topics(filter_):
-                    plan = plans.get(topic)
-                    if plan is not None:
-                        found.append(plan)
+            return []
+        found = young.match(filter_)
+        if old:
+            found += old.match(filter_)
         return found
 
     def clear(self) -> None:
         """Forget everything."""
         for generation in (self._young, self._old):
-            for plan in generation.plans.values():
+            for plan in generation:
                 plan.expire()
-        self._young = _Generation()
-        self._old = _Generation()
+        self._young = TopicIndex()
+        self._old = TopicIndex()

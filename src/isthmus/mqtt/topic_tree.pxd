@@ -18,11 +18,11 @@ cpdef _collect(_Branch root, bytes topic, list found)
 
 cdef class _Fork:
     cdef public dict children
-    cdef public bytes topic
+    cdef public object here
 
 
 @cython.locals(
-    deep=bint, forks=list, below=list, fork=_Fork, level=bytes, depth=Py_ssize_t, topics=list,
+    deep=bint, forks=list, below=list, fork=_Fork, level=bytes, depth=Py_ssize_t, values=list,
     children=dict,
 )
 cpdef list _below(_Fork root, list levels)

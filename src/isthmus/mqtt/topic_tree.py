@@ -14,7 +14,7 @@ shapes.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from isthmus.mqtt.topics import is_wildcard, matches
 
@@ -170,26 +170,38 @@ class TopicTree(Generic[V]):
                     parent.children = None
 
 
+class Topical(Protocol):
+    """What names its topic."""
+
+    topic: bytes
+
+
+T = TypeVar("T", bound=Topical)
+
+
 class _Fork:
-    """One level of the topics. A child is the whole topic while it is a leaf, to save an object."""
+    """One level of the topics. A child is the value itself while nothing is below its topic.
 
-    __slots__ = ("children", "topic")
+    A look-up by filter then comes to its values without another one for each.
+    """
 
-    def __init__(self, topic: bytes | None) -> None:
-        self.topic = topic  # set when a topic ends here
-        self.children: dict[bytes, _Fork | bytes] = {}
+    __slots__ = ("children", "here")
+
+    def __init__(self, here: Any) -> None:
+        self.here = here  # the value of the topic that ends here
+        self.children: dict[bytes, Any] = {}
 
 
-def _below(root: _Fork, levels: list[bytes]) -> list[bytes]:
-    """The topics that the levels of a filter with wildcards match."""
+def _below(root: _Fork, levels: list[bytes]) -> list[Any]:
+    """The values that the levels of a filter with wildcards match."""
     deep = levels[-1] == b"#"
     if deep:
         levels.pop()
-    forks: list[_Fork | bytes] = [root]
+    forks: list[Any] = [root]
     for depth, level in enumerate(levels):
-        below: list[_Fork | bytes] = []
+        below: list[Any] = []
         for found in forks:
-            if isinstance(found, bytes):
+            if not isinstance(found, _Fork):
                 continue
             fork = found  # typed where this file is compiled
             children = fork.children
@@ -202,88 +214,47 @@ def _below(root: _Fork, levels: list[bytes]) -> list[bytes]:
             else:  # MQTT-4.7.2-1
                 below += [child for name, child in children.items() if name[:1] != b"$"]
         forks = below
-    topics: list[bytes] = []
+    values: list[Any] = []
     while forks:
         found = forks.pop()
-        if isinstance(found, bytes):
-            topics.append(found)
+        if not isinstance(found, _Fork):
+            values.append(found)
             continue
         fork = found
-        if fork.topic is not None:
-            topics.append(fork.topic)
+        if fork.here is not None:
+            values.append(fork.here)
         if deep:
             forks.extend(fork.children.values())
-    return topics
+    return values
 
 
-class TopicIndex(Generic[V]):
-    """Topic names with one value each, found by topic or by filter."""
+class TopicIndex(Generic[T]):
+    """One value for each topic name, found by topic or by filter."""
 
     __slots__ = ("_root", "_values")
 
     def __init__(self) -> None:
-        self._values: dict[bytes, V] = {}
+        self._values: dict[bytes, T] = {}
         self._root = _Fork(None)
 
     def __len__(self) -> int:
         return len(self._values)
 
-    def __iter__(self) -> Iterator[tuple[bytes, V]]:
-        """Every (topic, value) in order of first setting."""
-        return iter(self._values.items())
+    def __iter__(self) -> Iterator[T]:
+        """Every value in order of first setting."""
+        return iter(self._values.values())
 
     def __contains__(self, topic: bytes) -> bool:
         return topic in self._values
 
-    def get(self, topic: bytes) -> V | None:
+    def get(self, topic: bytes) -> T | None:
         """The value of a topic, or None."""
         return self._values.get(topic)
 
-    def set(self, topic: bytes, value: V) -> bool:
-        """Set the value of a valid topic name. True if the topic is new."""
-        new = topic not in self._values
+    def set(self, value: T) -> None:
+        """Set the value of the valid topic name that it names, in place of the one before."""
+        topic = value.topic
         self._values[topic] = value
-        if new:
-            self._grow(topic)
-        return new
-
-    def remove(self, topic: bytes) -> V | None:
-        """Forget a topic; the value that it had, or None."""
-        if topic not in self._values:
-            return None
-        value = self._values.pop(topic)
-        self._prune(topic)
-        return value
-
-    def match(self, filter: bytes) -> list[tuple[bytes, V]]:  # noqa: A002
-        """Every (topic, value) that a valid, not shared filter matches, in no particular order."""
-        values = self._values
-        return [(topic, values[topic]) for topic in self.topics(filter)]
-
-    def may_match(self, filter: bytes) -> bool:  # noqa: A002
-        """Whether topics begin as a valid, not shared filter does before its first wildcard.
-
-        False says for sure that none matches, and it costs no walk.
-        """
-        fork = self._root
-        for level in filter.split(b"/"):
-            if level in (b"+", b"#"):
-                return bool(fork.children) or fork.topic is not None
-            child = fork.children.get(level)
-            if not isinstance(child, _Fork):
-                return child is not None and matches(filter, child)
-            fork = child
-        return fork.topic is not None
-
-    def topics(self, filter: bytes) -> list[bytes]:  # noqa: A002
-        """Every topic that a valid, not shared filter matches, in no particular order."""
-        if not is_wildcard(filter):
-            return [filter] if filter in self._values else []
-        if filter == b"#":
-            return [topic for topic in self._values if topic[:1] != b"$"]
-        return _below(self._root, filter.split(b"/"))
-
-    def _grow(self, topic: bytes) -> None:
         fork = self._root
         *above, last = topic.split(b"/")
         for level in above:
@@ -293,9 +264,40 @@ class TopicIndex(Generic[V]):
             fork = child
         child = fork.children.get(last)
         if isinstance(child, _Fork):
-            child.topic = topic
+            child.here = value
         else:
-            fork.children[last] = topic
+            fork.children[last] = value
+
+    def remove(self, topic: bytes) -> T | None:
+        """Forget a topic; the value that it had, or None."""
+        value = self._values.pop(topic, None)
+        if value is not None:
+            self._prune(topic)
+        return value
+
+    def match(self, filter: bytes) -> list[T]:  # noqa: A002
+        """The values of all topics that a valid, not shared filter matches, in no particular order."""
+        if not is_wildcard(filter):
+            value = self._values.get(filter)
+            return [] if value is None else [value]
+        if filter == b"#":
+            return [value for topic, value in self._values.items() if topic[:1] != b"$"]
+        return _below(self._root, filter.split(b"/"))
+
+    def may_match(self, filter: bytes) -> bool:  # noqa: A002
+        """Whether topics begin as a valid, not shared filter does before its first wildcard.
+
+        False says for sure that none matches, and it costs no walk.
+        """
+        fork = self._root
+        for level in filter.split(b"/"):
+            if level in (b"+", b"#"):
+                return bool(fork.children) or fork.here is not None
+            child = fork.children.get(level)
+            if not isinstance(child, _Fork):
+                return child is not None and matches(filter, child.topic)
+            fork = child
+        return fork.here is not None
 
     def _prune(self, topic: bytes) -> None:
         levels = topic.split(b"/")
@@ -306,15 +308,15 @@ class TopicIndex(Generic[V]):
             path.append(child)
         leaf = path[-1].children[levels[-1]]
         if isinstance(leaf, _Fork):
-            leaf.topic = None
+            leaf.here = None
             return
         del path[-1].children[levels[-1]]
         for depth in range(len(path) - 1, 0, -1):
             fork = path[depth]
             if fork.children:
                 return
-            if fork.topic is None:
+            if fork.here is None:
                 del path[depth - 1].children[levels[depth - 1]]
             else:
-                path[depth - 1].children[levels[depth - 1]] = fork.topic
+                path[depth - 1].children[levels[depth - 1]] = fork.here
                 return
