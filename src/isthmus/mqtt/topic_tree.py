@@ -276,7 +276,7 @@ class TopicIndex(Generic[T]):
         return value
 
     def match(self, filter: bytes) -> list[T]:  # noqa: A002
-        """The values of all topics that a valid, not shared filter matches, in no particular order."""
+        """The value of each topic that a valid, not shared filter matches, in no set order."""
         if not is_wildcard(filter):
             value = self._values.get(filter)
             return [] if value is None else [value]
