@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from raw import (
     CONNECT,
     PUBACK,
     PUBLISH,
+    PUBREC,
+    PUBREL,
     Raw,
     ack_packet,
     packet,
@@ -178,3 +181,31 @@ async def test_a_member_that_leaves_after_an_outage_does_not_hold_the_line_up(
     assert "had waited" not in caplog.text
     near.cloud.figures.look(102.0)
     assert "3 message(s), as many as had waited" in caplog.text
+
+
+@pytest.mark.parametrize("received", [0, 1])
+@pytest.mark.parametrize("qos", [1, 2])
+async def test_what_a_member_leaves_and_another_sends_again_counts_as_retried(
+    isthmus: Any, far: Any, tmp_path: Path, qos: int, received: int
+) -> None:
+    data = {"broker": {"data": str(tmp_path)}} if qos == 2 else {}
+    near = await isthmus({**configuration(far, "a", "b"), **data})
+    there = await members(far, 2)
+    await near.connected()
+    here, topic = await near.client("here"), topic_of(near, "b")
+    for number in range(3):
+        here.publish(topic, str(number), qos)
+    sent = [await there["b"].expect(PUBLISH) for _ in range(3)]
+    for one in sent[:received]:
+        there["b"].send(ack_packet(PUBACK if qos == 1 else PUBREC, one.packet_id))
+        if qos == 2:
+            await there["b"].expect(PUBREL)
+    far.stop_listening()
+    await until(lambda: near.cloud.figures.read()["acknowledged"] == received)
+    there["b"].reset()
+    await until(lambda: near.cloud.members[1].state != "connected")
+    await change(near, {**configuration(far, "a"), **data})
+    again = 3 - received if qos == 1 else 3
+    found = [(await there["a"].expect(PUBLISH)).payload for _ in range(again)]
+    assert found == [b"0", b"1", b"2"][-again:]
+    assert near.cloud.figures.read()["retried"] == again
