@@ -349,7 +349,7 @@ class Backlog:
 
     def _aged(self, at: float) -> None:
         self._asking_age = False
-        self.oldest_at = at if len(self.log) else 0.0
+        self.oldest_at = at
 
 
 def owns(log: Log, receipt: Receipt | None) -> bool:
