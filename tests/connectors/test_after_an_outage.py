@@ -116,8 +116,67 @@ async def test_the_log_says_when_all_that_waited_is_there(
     await far.start()
     there, _ = await far.client()
     assert await payload(there) == 0
-    assert "what waited" not in caplog.text
+    assert "had waited" not in caplog.text
     assert [await payload(there) for _ in range(2)] == [1, 2]
-    await until(lambda: "is delivered: 3 message(s), after" in caplog.text, 5)
+    told = "since the far side is back: 3 acknowledged, 0 refused, 0 expired or too old"
+    await until(lambda: told in caplog.text, 5)
     await asyncio.sleep(1.5)
-    assert caplog.text.count("what waited") == 1
+    assert caplog.text.count("had waited") == 1
+
+
+async def test_what_expired_in_an_outage_is_not_said_to_be_delivered(
+    isthmus: Any, far: FarSide, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "isthmus.connectors")
+    near = await isthmus(config(far.port, tmp_path))
+    near.app.status.stop()  # the test looks itself
+    there, _ = await far.client()
+    await near.connected()
+    far.stop_listening()
+    there.reset()
+    await until(lambda: near.cloud.state == "waiting")
+    here = await near.client("here")
+    for number in range(3):
+        here.publish("out/a", str(number), 1, expiry=1)
+        await here.expect(PUBACK)
+    here.publish("out/a", "3", 1)
+    await here.expect(PUBACK)
+    near.cloud.figures.look(100.0)
+    await asyncio.sleep(1.1)
+    await far.start()
+    there, _ = await far.client()
+    got = await there.expect(PUBLISH)
+    assert got.payload == b"3"
+    # What comes meanwhile, so that the queue is not empty, does not hold the line up.
+    there.send(ack_packet(PUBACK, got.packet_id))
+    here.publish("out/a", "4", 1)
+    assert (await there.expect(PUBLISH)).payload == b"4"
+    near.cloud.figures.look(107.0)
+    assert (
+        "4 message(s), as many as had waited, have left the queue after 7 s; "
+        "since the far side is back: 1 acknowledged, 0 refused, 3 expired or too old"
+    ) in caplog.text
+
+
+async def test_what_waits_for_a_lazy_connection_is_left_by_no_outage(
+    isthmus: Any, far: FarSide, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "isthmus.connectors")
+    lazy = {"threshold": 3, "after": "1h"}
+    near = await isthmus(bridge(far.port, routes={"out": out("out/#")}, start="lazy", lazy=lazy))
+    near.app.status.stop()  # the test looks itself
+    figures = near.cloud.figures
+    here = await near.client("here")
+    for number in range(2):
+        here.publish("out/a", str(number), 1)
+    await until(lambda: figures.read()["queued"] == 2)
+    assert near.cloud.state == "idle"
+    figures.look(100.0)
+    here.publish("out/a", "2", 1)
+    await until(lambda: near.cloud.state == "connecting")
+    figures.look(101.0)
+    there, _ = await far.client()
+    assert [await payload(there) for _ in range(3)] == [0, 1, 2]
+    await until(lambda: not near.cloud.unsettled)
+    figures.look(102.0)
+    assert "waited" not in caplog.text

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from isthmus.app.settings import Settings
 from isthmus.connectors.regrouping import STUCK_S
@@ -12,6 +16,8 @@ from raw import (
     CONNECT,
     PUBACK,
     PUBLISH,
+    PUBREC,
+    PUBREL,
     Raw,
     ack_packet,
     packet,
@@ -133,3 +139,73 @@ async def test_while_all_are_down_nothing_is_taken_from_a_member(isthmus: Any, f
     assert near.cloud.members[1].lane.queued == 1
     there["b"].send(answer)
     assert [(await there["b"].message()).payload for _ in range(2)] == [b"0", b"1"]
+
+
+async def taken(there: Raw) -> bytes:
+    got = await there.expect(PUBLISH)
+    there.send(ack_packet(PUBACK, got.packet_id))
+    return got.payload
+
+
+async def test_a_member_that_leaves_after_an_outage_does_not_hold_the_line_up(
+    isthmus: Any, far: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "isthmus.connectors")
+    near = await isthmus(configuration(far, "a", "b"))
+    near.app.status.stop()  # the test looks itself
+    there = await members(far, 2, receive_maximum=1)
+    await near.connected()
+    here, topic, of_b = await near.client("here"), topic_of(near, "a"), topic_of(near, "b")
+    for number in range(6):
+        here.publish(of_b, f"before {number}", 1)
+        await taken(there["b"])
+        await here.expect(PUBACK)
+    far.stop_listening()
+    for raw in there.values():
+        raw.reset()
+    await until(lambda: {one.state for one in near.cloud.members} == {"waiting"})
+    for number in range(3):
+        here.publish(topic, str(number), 1)
+    await until(lambda: near.cloud.figures.read()["queued"] == 3)
+    near.cloud.figures.look(100.0)
+    await far.start()
+    there = await members(far, 2, receive_maximum=1)
+    await near.connected()
+    near.cloud.figures.look(101.0)
+    await change(near, configuration(far, "a"))
+    here.publish(topic, "3", 1)
+    for number in range(3):
+        assert await taken(there["a"]) == str(number).encode()
+    assert (await there["a"].expect(PUBLISH)).payload == b"3"  # not acknowledged
+    await until(lambda: not near.cloud.regrouping)
+    assert "had waited" not in caplog.text
+    near.cloud.figures.look(102.0)
+    assert "3 message(s), as many as had waited" in caplog.text
+
+
+@pytest.mark.parametrize("received", [0, 1])
+@pytest.mark.parametrize("qos", [1, 2])
+async def test_what_a_member_leaves_and_another_sends_again_counts_as_retried(
+    isthmus: Any, far: Any, tmp_path: Path, qos: int, received: int
+) -> None:
+    data = {"broker": {"data": str(tmp_path)}} if qos == 2 else {}
+    near = await isthmus({**configuration(far, "a", "b"), **data})
+    there = await members(far, 2)
+    await near.connected()
+    here, topic = await near.client("here"), topic_of(near, "b")
+    for number in range(3):
+        here.publish(topic, str(number), qos)
+    sent = [await there["b"].expect(PUBLISH) for _ in range(3)]
+    for one in sent[:received]:
+        there["b"].send(ack_packet(PUBACK if qos == 1 else PUBREC, one.packet_id))
+        if qos == 2:
+            await there["b"].expect(PUBREL)
+    far.stop_listening()
+    await until(lambda: near.cloud.figures.read()["acknowledged"] == received)
+    there["b"].reset()
+    await until(lambda: near.cloud.members[1].state != "connected")
+    await change(near, {**configuration(far, "a"), **data})
+    again = 3 - received if qos == 1 else 3
+    found = [(await there["a"].expect(PUBLISH)).payload for _ in range(again)]
+    assert found == [b"0", b"1", b"2"][-again:]
+    assert near.cloud.figures.read()["retried"] == again

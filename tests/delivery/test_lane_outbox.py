@@ -500,3 +500,27 @@ def test_what_an_old_session_has_taken_comes_twice_only_if_no_pubcomp_came(store
     wire = attach(lane, session_present=True)
     peer.read(wire)
     assert peer.got == (["new"] if answered else ["new", "new"])
+
+
+@pytest.mark.parametrize("received", [0, 1, 3])
+def test_what_goes_to_a_session_anew_counts_as_sent_again(store, received):
+    lane, _ = box(store, "a")
+    wire = attach(lane)
+    commit(store)
+    for number in range(6):
+        send(lane, str(number), qos=2)
+    commit(store)
+    sent = wire.take()
+    assert payloads(sent) == [*"012345"]
+    for packet in sent[:received]:
+        lane.recorded(packet.packet_id, 0)
+    commit(store)
+    lane.detach()
+    wire = attach(lane, session_present=False)
+    again = []
+    for _ in range(3):
+        commit(store)
+        store.serve()
+        again += payloads(wire.take())
+    assert again == [*"012345"]
+    assert lane.resent == 6

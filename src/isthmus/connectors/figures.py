@@ -45,10 +45,12 @@ class Figures:
         self._last_error_at: float | None = None
         self._parted: Counter[str] = Counter()
         self._ages: dict[Lane, LaneAge] = {}
-        # What an outage has left: how much, since when, and what is acknowledged when it has gone.
+        # Whether a failure was the last that happened; a lazy connection is also closed without.
+        self._down = False
+        # What an outage has left: how much, since when, and what had ended before.
         self._left = 0
         self._left_since = 0.0
-        self._left_until: int | None = None
+        self._ended_before: Counter[str] = Counter()
 
     def changed(self) -> None:
         """The status of the connector is another one."""
@@ -60,6 +62,7 @@ class Figures:
 
     def failed(self, why: str) -> None:
         """A connection could not be made, was refused, or was lost."""
+        self._down = True
         self._last_error = why
         self._last_error_at = clock.wall()
 
@@ -78,29 +81,54 @@ class Figures:
         self._look_at_outage(now)
 
     def _look_at_outage(self, now: float) -> None:
-        """Say once when what has waited for the far side is there."""
+        """Say once what became of messages since an outage, when as many as it left are gone."""
         connector = self._connector
+        states = {member.state for member in connector.members}
+        if "connected" in states or states == {"idle"}:
+            self._down = False
         queued = sum(lane.queued + lane.inflight for lane in connector.lanes)
-        if not any(member.state == "connected" for member in connector.members):
+        if self._down:
             if not self._left:
                 self._left_since = now
             self._left = queued
-            self._left_until = None
+            self._ended_before = self._ended()
             return
         if not self._left:
             return
-        acknowledged = sum(lane.acknowledged for lane in connector.lanes)
-        if self._left_until is None:
-            self._left_until = acknowledged + min(self._left, queued)
-        if not queued or acknowledged >= self._left_until:
+        ended = self._ended() - self._ended_before
+        if not queued or ended.total() >= self._left:
             log.info(
-                "connector %s: what waited for the far side is delivered: %d message(s), after "
-                "%.0f s",
+                "connector %s: %d message(s), as many as had waited, have left the queue after "
+                "%.0f s; since the far side is back: %d acknowledged, %d refused, "
+                "%d expired or too old",
                 connector.name,
                 self._left,
                 now - self._left_since,
+                ended["acknowledged"],
+                ended["refused"],
+                ended["late"],
             )
             self._left = 0
+
+    def _ended(self) -> Counter[str]:
+        """How messages that waited have ended, in messages."""
+        connector = self._connector
+        counts = self._totals()
+        places = [connector.drops]
+        if connector.dead_letters is not None:
+            places.append(connector.dead_letters.put_aside)
+        return Counter(
+            acknowledged=counts["acknowledged"],
+            refused=counts["refused"],
+            late=sum(
+                place.counts.get(reason, 0) for place in places for reason in ("expired", "too_old")
+            ),
+        )
+
+    def _totals(self) -> Counter[str]:
+        """What went over all connections that there are and were, in messages."""
+        connector = self._connector
+        return sum(map(_counts, [*connector.members, *connector.leaving]), Counter(self._parted))
 
     def read(self) -> dict[str, Any]:
         """The figures now, as plain values; documented in `docs/status.md`."""
@@ -112,7 +140,7 @@ class Figures:
         at_fault = next((member for member in members if member.state == state), None)
         if state == "degraded":
             at_fault = next((member for member in members if member.state != "connected"), None)
-        counts = sum(map(_counts, [*members, *connector.leaving]), Counter(self._parted))
+        counts = self._totals()
         reason = at_fault.reason if at_fault is not None else connector.status
         if state == "degraded" and at_fault is None:
             reason = f"the far side takes no more: {connector.crowding.reason}"

@@ -153,8 +153,8 @@ class Regrouping:
     async def _let_go(self, member: Member) -> None:
         await member.stop(for_good=True)
         self._leaving.pop(member, None)
-        self._connector.figures.parted(member)
         self._move(member.lane, self._heir())
+        self._connector.figures.parted(member)  # with what others send again
         self._connector.retained_sync.moved(member.lane)
 
     def _empty(self, now: float) -> bool:

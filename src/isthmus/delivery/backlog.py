@@ -14,7 +14,7 @@ from isthmus.delivery.barrier import OPEN
 from isthmus.delivery.logged_ids import MAX_AHEAD
 from isthmus.delivery.owed import Owed
 from isthmus.delivery.publication import DUP
-from isthmus.delivery.queue import Queued
+from isthmus.delivery.queue import NEVER_SENT, Queued
 from isthmus.delivery.record import message, record, topic_of
 from isthmus.delivery.stored import Stored, stored_at
 from isthmus.store.log import Part
@@ -274,19 +274,27 @@ class Backlog:
             self.lane.drops.add("damaged", f"record {seq} of {self.log.name}".encode())
             self.log.done(seq)
 
-    def unload(self) -> None:
-        """Forget what is in memory and not sent: many clients may be away for long."""
+    def unload(self) -> int:
+        """Forget what is in memory and not sent: many clients may be away for long.
+
+        Returns how many of these were sent before, which the disk does not know.
+        """
         items = self.lane.take(lambda item: owns(self.log, item.receipt))
         items += self._new
         self._new.clear()
         if items:
             self.end = min(item.receipt.seq for item in items)  # type: ignore[union-attr]
+        return sum(item.order != NEVER_SENT for item in items)
 
-    def rewind(self, seq: int) -> None:
-        """Send record `seq`, and what is behind it and not done, from disk once more."""
-        self.unload()
+    def rewind(self, seq: int) -> int:
+        """Send record `seq`, and what is behind it and not done, from disk once more.
+
+        Returns what `unload` does.
+        """
+        sent = self.unload()
         self.end = min(self.end, seq)
         self._rewound = self._loading
+        return sent
 
     # -- what is not sent ------------------------------------------------------------------------
 
@@ -341,7 +349,7 @@ class Backlog:
 
     def _aged(self, at: float) -> None:
         self._asking_age = False
-        self.oldest_at = at if len(self.log) else 0.0
+        self.oldest_at = at
 
 
 def owns(log: Log, receipt: Receipt | None) -> bool:

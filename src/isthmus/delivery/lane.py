@@ -334,8 +334,9 @@ class Lane:
         if queue:
             mine = self._open_queue()
             while queue:
-                # The places that messages had in one lane say nothing among those of another.
                 item = queue.popleft()
+                other.resent += item.order != NEVER_SENT
+                # The places that messages had in one lane say nothing among those of another.
                 item.order = NEVER_SENT
                 if self.outbox is None or not self.outbox.keeps(item):
                     mine.append(item)

@@ -507,10 +507,11 @@ class Outbox(Keeper):
 
         What the session that is gone owned of it is sent again too.
         """
-        self._lane.resent += len(self.ids.taken)
+        again = len(self.ids.taken)
         first = self.ids.give_back()
         if first:
-            self.backlog.rewind(first)
+            again += self.backlog.rewind(first)
+        self._lane.resent += again
 
     def detached(self) -> None:
         """The connection is gone: what was on its way goes to disk."""
