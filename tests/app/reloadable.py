@@ -35,10 +35,11 @@ class Reloadable:
         self.file.write_text(configuration)
 
     async def start(
-        self, configuration: dict[str, Any] | str, *options: str, file: bool = True
+        self, configuration: dict[str, Any] | str | None, *options: str, file: bool = True
     ) -> None:
-        """Write the file, and run it; without `file`, only what `options` say."""
-        self.write(configuration)
+        """Write the file, and run it; None is what is there; without `file`, only `options`."""
+        if configuration is not None:
+            self.write(configuration)
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: ASYNC220 - returns at once
                 [

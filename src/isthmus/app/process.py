@@ -75,8 +75,6 @@ async def serve(
             loop.add_signal_handler(number, on_signal)
         except NotImplementedError:
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(on_signal))
-    if read is not None and hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it would end a process that is starting
     apps: list[App] = []
     control: Control | None = None
     try:
@@ -91,6 +89,8 @@ async def serve(
             rereading = Rereading(last, read, file)
             if hasattr(signal, "SIGHUP"):
                 loop.add_signal_handler(signal.SIGHUP, rereading.soon)
+                # One that came while this process was starting was kept, and is delivered now.
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
             handlers["reload"] = rereading.answer
         control = Control(Requests(handlers).answer)
         await control.open(last.settings.broker.data, file)
