@@ -125,6 +125,7 @@ async def test_the_socket_is_for_its_owner_and_goes_with_the_process(
     assert process.socket is None
     status, _, errors = await process.command(process.file)
     assert (status, "is it running" in errors) == (1, True)
+    assert "Other processes" not in errors
 
 
 async def test_what_is_no_request_is_answered_and_harms_nothing(process: Reloadable) -> None:
@@ -237,6 +238,23 @@ async def test_an_empty_file_and_a_stream_are_not_taken_while_it_runs(process: R
     answer = await process.reload()
     assert (answer["status"], "No such file" in answer["errors"][0]) == (2, True)
     assert process.alive
+
+
+async def test_a_sighup_while_it_starts_is_kept_until_it_is_up(process: Reloadable) -> None:
+    """It reads its file, from a pipe, when the signal comes; what is in the file then counts."""
+    before, after = ({"http": None, **listening(free_port())} for _ in range(2))
+    os.mkfifo(process.file)
+    starting = asyncio.create_task(process.start(None))
+    pipe = await asyncio.wait_for(asyncio.to_thread(os.open, process.file, os.O_WRONLY), 15)
+    process.hang_up()
+    process.file.unlink()
+    process.write(after)
+    os.write(pipe, json.dumps(before).encode())
+    os.close(pipe)
+    await starting
+    await process.said("reload: SIGHUP")
+    await process.said("reload: listener")
+    assert await asyncio.to_thread(listens, int(after["listeners"][0]["bind"].split(":")[1]))
 
 
 async def test_a_change_of_the_log_alone_is_said(process: Reloadable) -> None:
@@ -683,12 +701,15 @@ async def test_what_is_found_late_is_shown_with_its_line(tmp_path: Path, certifi
     port = free_port()
     (tmp_path / "file").write_text("")
     (tmp_path / "broken.pem").write_text("no certificate\n")
+    key = tmp_path / "key.pem"
+    key.write_bytes(certificates.server.read_bytes())
+    key.chmod(0o600)  # else that is said too
     with socket.create_server(("127.0.0.1", 0)) as taken:
         bound = taken.getsockname()[1]
         for text, status, problem in (
             (f'node: a\nlisteners:\n- bind: "127.0.0.1:{bound}"\n', 1,
              f"isthmus: {file}:3: listeners[0].bind: 127.0.0.1:{bound}: Address already in use"),
-            (text_of(port, tls={"certificate": "broken.pem", "key": certificates.server}),
+            (text_of(port, tls={"certificate": "broken.pem", "key": key}),
              2, f"isthmus: {file}:4: listeners[0].tls.certificate: "),
             ("broker:\n  max_qos: 1\n  data: file/data\n", 2, f"isthmus: {file}:3: broker.data: "),
         ):  # fmt: skip

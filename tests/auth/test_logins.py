@@ -15,6 +15,7 @@ import paho.mqtt.client as paho
 import pytest
 from scram_client import final
 
+from isthmus.app.configuration import read_configuration
 from isthmus.app.settings import Settings
 from isthmus.auth.login import Verdict
 from isthmus.auth.method import Step
@@ -657,10 +658,26 @@ async def test_what_fails_later_in_the_auth_of_a_listener_says_where(
         await until(lambda key=key: f"listeners[0].auth.{key}: " in caplog.text)
 
 
-async def test_the_user_files_of_a_listener_that_all_may_read_are_named(
-    isthmus: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("name", "text", "place"),
+    [
+        (
+            "a.yaml",
+            'listeners:\n- bind: "127.0.0.1:0"\n  auth: {password_file: "%s"}\n',
+            "a.yaml:3: listeners[0].auth.password_file",
+        ),
+        ("a.conf", "# a\nlistener 1883 127.0.0.1\npassword_file %s\n", "a.conf:3: password_file"),
+    ],
+)
+def test_user_files_that_all_may_read_are_named_as_the_file_names_them(
+    tmp_path: Path, name: str, text: str, place: str
 ) -> None:
     own = users(tmp_path, anna="pw")
+    file = tmp_path / name
+    file.write_text(text % own)
     os.chmod(own, 0o644)  # noqa: PTH101 - of a path that is text
-    await isthmus({"listeners": [{"bind": "127.0.0.1:0", "auth": {"password_file": own}}]})
-    assert f"listeners[0].auth.password_file: {own} may be read by every user" in caplog.text
+    (note,) = [note for note in read_configuration(file).notes if "every user" in note.text]
+    what = "may be read by every user of this machine: chmod o-rwx"
+    assert (str(note), note.loud) == (f"{tmp_path}/{place}: {what} {own}", True)
+    os.chmod(own, 0o640)  # noqa: PTH101
+    assert not any("every user" in note.text for note in read_configuration(file).notes)

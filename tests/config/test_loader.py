@@ -215,3 +215,16 @@ def test_load_gives_plain_data_with_positions(tmp_path: Path) -> None:
 def test_a_byte_order_mark_is_no_key(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_bytes(b"\xef\xbb\xbfnode: a\n")
     assert parse(Settings, tmp_path / "c.yaml").node == "a"
+
+
+def test_a_key_that_a_misspelt_one_stands_for_is_not_missing_too() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_text(
+            Settings, "routes:\n  u: {from: local, topcs: [a]}\n  v: {from: local, too: x}\n"
+        )
+    assert [text.partition(": ")[2] for text in caught.value.problems] == [
+        "routes.u.to: is required",
+        "routes.u.topcs: unknown key; did you mean 'topics'?",
+        "routes.v.topics: is required",
+        "routes.v.too: unknown key; did you mean 'to'?",
+    ]

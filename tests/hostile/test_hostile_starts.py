@@ -249,8 +249,11 @@ def test_cve_2017_9868_secrets_that_all_may_read_are_named(run, tmp_path, certif
     for file in (users, key):
         file.chmod(0o644)
     log = run(configuration).log
-    assert f"auth.password_file: {users} may be read by every user" in log
-    assert f"listeners[0].tls.certificate: {key} may be read by every user" in log
+    for loc, file in (("auth.password_file", users), ("listeners[0].tls.certificate", key)):
+        text = (
+            f"victim.json:1: {loc}: may be read by every user of this machine: chmod o-rwx {file}"
+        )
+        assert log.count(text) == 1
     for file in (users, key):
         file.chmod(0o640)
     assert "may be read" not in run(configuration).log

@@ -7,9 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from isthmus.app.open_secrets import open_secrets
 from isthmus.app.settings import Settings
 from isthmus.config.document import nearest_line
 from isthmus.config.loader import load_text, parse, parse_text
+from isthmus.config.problems import path_text
 from isthmus.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ def read_configuration(path: Path) -> Loaded:
         from isthmus.app.mosquitto.loading import load  # only who has such a file pays for it
 
         return load(path)
-    return Loaded(parse(Settings, path), [], partial(_line_in, path))
+    return _loaded(parse(Settings, path), partial(_line_in, path))
 
 
 def read_text(text: str, name: str) -> Loaded:
@@ -82,7 +84,16 @@ def read_text(text: str, name: str) -> Loaded:
     Raises:
         ConfigError: with one text for everything that is wrong.
     """
-    return Loaded(parse_text(Settings, text, name=name), [], partial(_line_of, text, name))
+    return _loaded(parse_text(Settings, text, name=name), partial(_line_of, text, name))
+
+
+def _loaded(settings: Settings, place: Callable[[Loc], str]) -> Loaded:
+    notes: list[Note] = []
+    for loc, text in open_secrets(settings):
+        from isthmus.app.mosquitto.draft import Note
+
+        notes.append(Note(None, f"{place(loc)}: {path_text(loc)}: {text}", loud=True))
+    return Loaded(settings, notes, place)
 
 
 def _line_in(path: Path, loc: Loc) -> str:

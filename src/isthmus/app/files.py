@@ -6,10 +6,7 @@ without its key is found by `isthmus check`, and not by the first connection tha
 
 from __future__ import annotations
 
-import logging
 import os
-import stat
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isthmus.auth.sources import Sources, load_sources
@@ -22,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from isthmus.app.settings import Settings
-
-log = logging.getLogger("isthmus.app")
 
 
 def load_files(settings: Settings) -> dict[str, Sources]:
@@ -45,28 +40,7 @@ def load_files(settings: Settings) -> dict[str, Sources]:
             problems += error.problems
     if problems:
         raise ConfigError(*problems)
-    for key, path in _secret_files(settings):
-        if os.name == "posix" and path.stat().st_mode & stat.S_IROTH:
-            log.warning("%s: %s may be read by every user of this machine; chmod o-rwx", key, path)
     return found
-
-
-def _secret_files(settings: Settings) -> Iterator[tuple[str, Path]]:
-    """Yield the files that nobody else should read, with the keys that name them."""
-    for door in settings.doors:
-        for name in ("password_file", "scram"):
-            users = getattr(door.auth, name)
-            if users is not None:
-                yield path_text((*door.loc, name)), users
-    owners = (
-        *((f"listeners[{number}]", one.tls) for number, one in enumerate(settings.listeners)),
-        ("http", None if settings.http is None else settings.http.tls),
-        *((f"connectors.{name}", one.tls) for name, one in settings.connectors.items()),
-    )
-    for owner, tls in owners:
-        key = None if tls is None else tls.key or tls.certificate
-        if isinstance(key, Path) and tls is not None:
-            yield f"{owner}.tls.{'key' if tls.key else 'certificate'}", key
 
 
 def _folder_problems(settings: Settings) -> Iterator[str]:

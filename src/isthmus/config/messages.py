@@ -36,11 +36,27 @@ _TEXTS = {
     "less_than": "must be less than {lt}",
     "none_required": "must be null",
 }
+_MISSPELT = re.compile(r"unknown key; did you mean '([^']*)'\?")
 _WORD = re.compile(r"'([^']*)'|(\d+)")
 
 
 def problems_of(error: ValidationError, root: type[BaseModel], data: Any) -> Iterator[Problem]:
-    """Yield one problem per place; the alternatives of a union are one problem."""
+    """Yield one problem per place; the alternatives of a union are one problem.
+
+    A key that is missing where a misspelt one was taken for it is none of its own.
+    """
+    found = list(_problems_of(error, root, data))
+    meant = {
+        (*problem.loc[:-1], known[1])
+        for problem in found
+        if (known := _MISSPELT.fullmatch(problem.text))
+    }
+    for problem in found:
+        if problem.text != _TEXTS["missing"] or problem.loc not in meant:
+            yield problem
+
+
+def _problems_of(error: ValidationError, root: type[BaseModel], data: Any) -> Iterator[Problem]:
     merged: dict[Loc, list[str]] = {}
     places: list[Loc] = []
     for found in error.errors(include_url=False, include_input=False):

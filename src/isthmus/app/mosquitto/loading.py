@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from isthmus.app.configuration import Loaded
-from isthmus.app.mosquitto.draft import Draft
+from isthmus.app.mosquitto.draft import Draft, Note
 from isthmus.app.mosquitto.translation import translate
+from isthmus.app.open_secrets import open_secrets
 from isthmus.app.settings import Settings
 from isthmus.config.messages import problems_of
 from isthmus.config.problems import Loc, Problem, path_text
@@ -52,7 +53,8 @@ def load(
         problems += _sentences(draft, told, path)
     if settings is None or problems:
         raise ConfigError(*in_order(problems))
-    return Loaded(settings, draft.notes, lambda loc: _where(draft, loc, path))
+    secrets = (Note(draft.line_of(loc), text, loud=True) for loc, text in open_secrets(settings))
+    return Loaded(settings, [*draft.notes, *secrets], lambda loc: _where(draft, loc, path))
 
 
 def in_order(problems: Iterable[str]) -> list[str]:
