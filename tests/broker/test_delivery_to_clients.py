@@ -297,7 +297,7 @@ async def test_messages_behind_connect_wait_for_the_password_check(isthmus, tmp_
     assert [found.payload for found in await listening.arrived()] == [b"1", b"2"]
 
 
-async def test_an_acl_file(isthmus, tmp_path):
+async def test_an_acl_file(isthmus, tmp_path, caplog):
     acl = tmp_path / "acl"
     acl.write_text("user anna\ntopic readwrite a/#\ntopic read b/+\npattern readwrite own/%u/%c\n")
     near = await isthmus(
@@ -322,6 +322,7 @@ async def test_an_acl_file(isthmus, tmp_path):
     bert = await near.client("c3", username="bert", password="bert"[::-1])
     assert await bert.published("a/x", "1", 1) == 0x87
     assert near.app.broker.drops.counts["denied"] == 5
+    assert "1 message(s) dropped: denied (topic b/x, client 'c1', user 'anna')" in caplog.text
 
 
 async def test_a_will_that_its_client_may_not_publish_is_refused(isthmus, tmp_path):

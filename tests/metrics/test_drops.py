@@ -109,6 +109,22 @@ def test_a_topic_in_bytes_is_decoded_for_the_line_only(drops, caplog):
     drops.add("expired", b"\xff")
     assert Topic.decoded == 1
     assert lines(caplog) == [
-        "route out: 1 message(s) dropped: queue_full (a/é)",
-        "route out: 1 message(s) dropped: expired (\\xff)",
+        "route out: 1 message(s) dropped: queue_full (topic a/é)",
+        "route out: 1 message(s) dropped: expired (topic \\xff)",
+    ]
+
+
+def test_the_line_says_which_publisher_it_was(drops, caplog):
+    drops.add("denied", b"a", publisher="client 'press', user 'anna'")
+    drops.add("bad_topic", publisher="client 'press'")
+    assert lines(caplog) == [
+        "route out: 1 message(s) dropped: denied (topic a, client 'press', user 'anna')",
+        "route out: 1 message(s) dropped: bad_topic (client 'press')",
+    ]
+
+
+def test_a_damaged_record_is_no_topic(drops, caplog):
+    drops.add("damaged", b"record 3 of outbox/cloud/1")
+    assert lines(caplog) == [
+        "route out: 1 message(s) dropped: damaged (record 3 of outbox/cloud/1)"
     ]

@@ -24,6 +24,12 @@ class Principal:
     realm: str = ""
     grants: Grants | None = field(default=None, compare=False)
 
+    @property
+    def shown(self) -> str:
+        """How the log names it."""
+        user = "" if self.username is None else f", user {self.username!r}"
+        return f"client {self.client_id!r}{user}"
+
     def is_user_of(self, other: Principal) -> bool:
         """Whether both are the same user, whatever their client ids."""
         return self.username == other.username and self.realm == other.realm

@@ -472,7 +472,7 @@ class Broker:
             return
         # Rights may have changed since CONNECT.
         if session.rights.refusal(session.principal, will.topic):
-            self.drops.add("denied", will.topic)
+            self.drops.add("denied", will.topic, publisher=session.principal.shown)
         else:
             receipt = None
             if self.kept is not None:

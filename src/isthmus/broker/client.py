@@ -270,7 +270,8 @@ class Client(Source):
                     self.origin.client_id,
                     f"client {self.name}: a message is refused: more than {levels} levels",
                 )
-            plan.add(RefusedOutlet(self._broker.drops, topic, code, meet_limit))
+            who = session.principal.shown
+            plan.add(RefusedOutlet(self._broker.drops, topic, code, who, meet_limit))
             return plan
         return self._broker.exchange.plan_for(topic, self.origin)
 

@@ -37,10 +37,12 @@ class Drops:
         """All drops, whatever the reason."""
         return sum(self.counts.values())
 
-    def add(self, reason: str, detail: str | bytes = "", count: int = 1) -> None:
+    def add(
+        self, reason: str, detail: str | bytes = "", count: int = 1, *, publisher: str = ""
+    ) -> None:
         """Count `count` messages dropped for `reason`.
 
-        `detail`, such as the topic, goes to the log line only. As bytes it is decoded only where a
+        `detail` and `publisher` go to the log line only. Bytes are a topic, decoded only where a
         line is logged: of a flood every other drop costs two look-ups and the clock.
         """
         counts = self.counts
@@ -48,11 +50,17 @@ class Drops:
         now = clock.monotonic()
         if now >= self._line_at.get(reason, 0.0):
             self._line_at[reason] = now + LOG_EVERY_S
-            self._log_line(reason, detail, total - self._logged.get(reason, 0))
+            self._log_line(reason, detail, total - self._logged.get(reason, 0), publisher)
             self._logged[reason] = total
 
-    def _log_line(self, reason: str, detail: str | bytes, count: int) -> None:
-        text = detail if isinstance(detail, str) else detail.decode(errors="backslashreplace")
+    def _log_line(self, reason: str, detail: str | bytes, count: int, publisher: str) -> None:
+        if isinstance(detail, str):
+            text = detail
+        else:
+            text = detail.decode(errors="backslashreplace")
+            if reason != "damaged":  # what is damaged is a record
+                text = f"topic {text}"
+        text = ", ".join(filter(None, (text, publisher)))
         self._log.warning(
             "%s: %d message(s) %s: %s%s",
             self.place,
