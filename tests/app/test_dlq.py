@@ -111,7 +111,7 @@ async def test_a_replay_into_a_full_queue_is_not_called_published(
         await here.expect(PUBACK)
     text = await dlq(process, "replay", "cloud", 1, code=1)
     assert "0 message(s) published again" in text
-    assert "the queue is full" in text
+    assert "isthmus: cloud 1 stays, as number 2: the queue is full" in text
     (line,) = (await dlq(process, "list", "cloud")).splitlines()
     assert line.split()[:2] == ["cloud", "2"]
 

@@ -116,6 +116,11 @@ async def test_several_processes_are_listed_with_their_files(process: Reloadable
         assert code == 2
         assert f"{first.pid} ({own})" in text
         assert f"{other.process.pid} ({other.file})" in text
+        third = own.with_name("third.yaml")
+        third.write_text("")
+        text = (await status(process, third))[1]
+        assert "is it running (a start takes a moment), and as you? Other processes: " in text
+        assert text.endswith("; see --pid\n")
     finally:
         other.end()
 

@@ -52,12 +52,12 @@ Connector spare: one connection to ::1 port 8883, TLS verified with the authorit
 system, MQTT 3.1.1, without a user name, client id edge-7.
   No route uses spare: it connects, and nothing moves.
 Route telemetry, from local to cloud: what clients of this broker publish on sensor/# and z goes \
-to cloud, as site-7/${topic}: sensor/b becomes site-7/sensor/b.
+to cloud, as site-7/${topic}: for example sensor/b becomes site-7/sensor/b.
   Messages keep their QoS; they are retained if they were.
   Their publisher gets the acknowledgement of QoS 1 and 2 when cloud has sent its own; QoS 0 is \
 dropped while cloud is away.
 Route control, from cloud to local: what cloud sends on control/+ goes to the clients of this \
-broker, with control/ taken from the front: control/a becomes a.
+broker, with control/ taken from the front: for example control/a becomes a.
   Every message leaves with QoS 1; none is retained.
   cloud gets the acknowledgement when this broker has the message.
 Route fast, from local to cloud: what clients of this broker publish on in goes to cloud, on the \
@@ -134,6 +134,36 @@ def test_access_in_words(certificates, tmp_path: Path) -> None:
         ),
         "There are no routes: messages stay between the clients of this broker.",
     ]
+
+
+def test_several_addresses_can_get_one_message_of_qos_2() -> None:
+    url = ["a.example.com", "b.example.com"]
+    base = {"from": "local", "to": "cloud", "topics": ["a"]}
+    for more, said in (
+        ({}, True),
+        ({"qos": 2}, True),
+        ({"max_qos": 1}, False),
+        ({"qos": 1}, False),
+        ({"to": "one"}, False),
+    ):
+        settings = Settings.model_validate(
+            {
+                "connectors": {"cloud": {"url": url}, "one": {"url": "c.example.com"}},
+                "routes": {"r": {**base, **more}},
+            }
+        )
+        line = (
+            "  What is on its way with QoS 2 when cloud changes its address can arrive at both "
+            "addresses."
+        )
+        assert (line in explain(settings)) is said
+
+
+def test_a_topic_that_the_file_has_is_no_example() -> None:
+    text = "routes: {r: {from: local, to: c, topics: [%s], prepend: x/}}\nconnectors: {c: {url: c}}"
+    for topics, words in (("a", ": a becomes x/a."), ("a/+", ": for example a/a becomes x/a/a.")):
+        settings = parse_text(Settings, text % topics)
+        assert any(line.endswith(words) for line in explain(settings)), list(explain(settings))
 
 
 def test_schema_is_json_schema_of_the_file(monkeypatch, capsys) -> None:

@@ -146,7 +146,7 @@ async def _publish(connector: Connector, found: list[tuple[int, bytes | None]]) 
         last = letters.log.next
         connector.publish(again, receipt)
         if letters.log.next > last:
-            kept.append({"number": last, "why": f"the queue is full: it was dead letter {seq}"})
+            kept.append({"number": seq, "now": last, "why": "the queue is full"})
         receipt.release()
     if waiting:
         try:

@@ -76,7 +76,7 @@ def explain(settings: Settings) -> Iterator[str]:
         target = settings.connectors.get(leg.target)
         lazy = target is not None and target.start == "lazy"
         yield f"  {_safety(leg, on_disk=settings.broker.stores, lazy=lazy)}."
-        yield from _particulars(leg)
+        yield from _particulars(leg, target)
         shared = shared_limits([o.settings.queue for o in directions if o.target == leg.target])
         if leg.target != LOCAL and shared != QueueLimits():
             yield _queue(shared, leg.target)
@@ -273,7 +273,8 @@ def _mapping(leg: Leg) -> str:
         ).decode()
     except MQTTError:
         return text  # only longer topics have what it names
-    return f"{text}: {before} becomes {after}"
+    example = "" if leg.subscribed == (before.encode(),) else "for example "
+    return f"{text}: {example}{before} becomes {after}"
 
 
 def _texts(filters: Sequence[bytes]) -> list[str]:
@@ -297,6 +298,11 @@ def _qos(leg: Leg) -> str:
     if route.max_qos is not None and route.max_qos < 2:
         return f"Messages keep their QoS, but leave with {route.max_qos} at most"
     return "Messages keep their QoS"
+
+
+def _carries_qos_2(leg: Leg) -> bool:
+    route = leg.settings
+    return route.qos == 2 or (route.qos == "keep" and route.max_qos in (None, 2))
 
 
 def _retain(retain: str) -> str:
@@ -350,9 +356,14 @@ def _queue(limits: QueueLimits, target: str) -> str:
     return f"{text}."
 
 
-def _particulars(leg: Leg) -> Iterator[str]:
+def _particulars(leg: Leg, target: ConnectorSettings | None) -> Iterator[str]:
     """What a route has that most have not."""
     route = leg.settings
+    if target is not None and len(target.addresses) > 1 and _carries_qos_2(leg):
+        yield (
+            f"  What is on its way with QoS 2 when {leg.target} changes its address can arrive at "
+            "both addresses."
+        )
     if route.connection is not None and not leg.back:
         yield f"  Messages leave by the connection with the client id {route.connection}."
     if route.check_as is not None:

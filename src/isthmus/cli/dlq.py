@@ -150,7 +150,7 @@ def replay(
     """Publish one dead letter, or all of a connector, again by the same connector.
 
     Each one is done when its message is safe: acknowledged by the far side, or on disk. What is
-    refused again stays. This needs a running process.
+    refused again stays, or comes back under a new number. This needs a running process.
 
     \b
     Exit status: 0 done; 1 some stay, or there is none; 2 no process was found.
@@ -162,7 +162,9 @@ def replay(
         count, kept = desk.replay(connector, number)
     typer.echo(f"{count} message(s) published again")
     for letter in kept:
-        typer.echo(f"isthmus: {connector} {letter['number']} stays: {letter['why']}", err=True)
+        anew = f", as number {letter['now']}" if "now" in letter else ""
+        stays = f"{connector} {letter['number']} stays{anew}: {letter['why']}"
+        typer.echo(f"isthmus: {stays}", err=True)
     if kept:
         raise typer.Exit(FAILED)
 

@@ -64,10 +64,10 @@ def socket_of(
         wanted = "here"
     if not found:
         others = [] if file is None else find()
-        running = f". There is {', '.join(map(_described, others))}" if others else ""
+        there_are = f" Other processes: {', '.join(map(_described, others))}; see --pid"
         raise ControlError(
-            f"there is no process {wanted} that this user may reach; is it running, and as you?"
-            f"{running}"
+            f"there is no process {wanted} that this user may reach; is it running (a start takes "
+            f"a moment), and as you?{there_are if others else ''}"
         )
     if len(found) > 1:
         numbers = ", ".join(map(_described, found))
