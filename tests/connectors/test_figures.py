@@ -8,6 +8,7 @@ import pytest
 
 from isthmus.connectors import far_client
 from isthmus.connectors.address import parse_address
+from isthmus.mqtt.reasons import describe
 from mosquitto import free_port
 from raw import (
     PINGREQ,
@@ -148,7 +149,26 @@ async def test_a_reason_that_is_just_the_meaning_of_its_code_is_said_once(isthmu
     near = await isthmus(bridge(far.port, routes={"out": out("out/#")}))
     await far.client(code=0x87, reason="not authorized")
     await until(lambda: near.cloud.state == "refused")
-    assert near.cloud.figures.read()["reason"] == "connack: 0x87 not authorized"
+    reason = near.cloud.figures.read()["reason"]
+    assert reason == "connack: 0x87 not authorized (check 'username' and 'password')"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "hint"),
+    [
+        (0x86, "who are you", " (the far side says: who are you; check 'username' and 'password')"),
+        (0x8A, "", ""),
+        (0x85, "another id", " (the far side says: another id)"),
+    ],
+)
+async def test_a_refused_login_says_what_to_check(
+    isthmus, far, caplog, code: int, reason: str, hint: str
+) -> None:
+    near = await isthmus(bridge(far.port, routes={"out": out("out/#")}))
+    await far.client(code=code, reason=reason)
+    await until(lambda: near.cloud.state == "refused")
+    assert near.cloud.figures.read()["reason"].partition(describe(code))[2] == hint
+    assert f": refused: connack: {describe(code)}{hint}" in caplog.text
 
 
 async def test_a_long_reason_of_the_far_side_is_cut(isthmus, far) -> None:

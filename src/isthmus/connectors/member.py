@@ -12,6 +12,7 @@ from isthmus.connectors.dialects import Dialect, DialectChoice
 from isthmus.connectors.far_client import MOST_IN_FLIGHT, FarClient
 from isthmus.connectors.guess import look
 from isthmus.connectors.hello import WillChoice, configured_will
+from isthmus.connectors.probe import login_advice
 from isthmus.connectors.queued_lane import QueuedLane
 from isthmus.connectors.rival import Rival
 from isthmus.delivery.lane import PUBREL
@@ -555,7 +556,8 @@ class Member:
         if not another_way:
             self._next_address()
         where = f"{self.addresses[place].shown}: " if len(self.addresses) > 1 else ""
-        detail = f" ({error.hint})" if error.hint else ""
+        hints = "; ".join(filter(None, (error.hint, login_advice(error))))
+        detail = f" ({hints})" if hints else ""
         refused = error.step == "connack" and error.reason is not None
         self._set_state(
             "refused" if refused else "waiting", f"{where}{error.step}: {error}{detail}"

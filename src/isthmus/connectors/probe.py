@@ -149,6 +149,7 @@ REFUSED_FOR_GOOD = frozenset({0x02, 0x85, 0x04, 0x86, 0x05, 0x87, 0x8A, 0x8C})
 
 # CONNACK codes of MQTT 3 and 5 that mean the same, and what to try.
 _CREDENTIALS = "check 'username' and 'password'"
+_LOGIN_REFUSED = frozenset({0x04, 0x86, 0x05, 0x87})
 _ONLY_AUTH = "; a service that takes only logins by AUTH, such as SCRAM, cannot be used from here"
 _LATER = "try again later, and ask who runs the service if it goes on"
 _TO_TRY: dict[int, str] = {
@@ -176,6 +177,12 @@ _TO_TRY: dict[int, str] = {
     0x9C: "set 'url' to another server of the service",
     0x9D: "set 'url' to the new address of the service",
 }
+
+
+def login_advice(error: ConnectError) -> str:
+    """What to check where the far side has refused the login; else ""."""
+    refused = error.step == "connack" and error.reason in _LOGIN_REFUSED
+    return _CREDENTIALS if refused else ""
 
 
 def advice(error: ConnectError, settings: ConnectorSettings, configured_id: str | None) -> str:
