@@ -85,12 +85,12 @@ $(BIN)/python:
 	  echo 'No virtual environment could be made. On Debian or Ubuntu: apt install python3-venv'; exit 1; }
 
 $(VENV)/installed: pyproject.toml setup.py $(HOT) | $(BIN)/python
-	@echo 'Installing into $(VENV), and compiling the hot files if there is a C compiler: takes a minute or two'
+	@echo 'Installing into $(VENV), and compiling the hot files if there is a C compiler: takes a few minutes'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
 $(VENV)/installed-test: pyproject.toml setup.py $(HOT) | $(BIN)/python
-	@echo 'Installing into $(VENV), and compiling the hot files if there is a C compiler: takes a minute or two'
+	@echo 'Installing into $(VENV), and compiling the hot files if there is a C compiler: takes a few minutes'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@ $(VENV)/installed
 
