@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from isthmus import clock
+from isthmus.connectors import figures
 from isthmus.connectors.settings import ConnectorSettings
 from raw import PUBACK, PUBLISH, FarSide, ack_packet, until
 from running import bridge, out
@@ -122,6 +123,32 @@ async def test_the_log_says_when_all_that_waited_is_there(
     await until(lambda: told in caplog.text, 5)
     await asyncio.sleep(1.5)
     assert caplog.text.count("had waited") == 1
+
+
+async def test_the_log_says_once_that_messages_wait_on_disk(
+    isthmus: Any,
+    far: FarSide,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(figures, "ON_DISK_S", 1.5)
+    caplog.set_level(logging.INFO, "isthmus.connectors")
+    near = await isthmus(config(far.port, tmp_path))
+    there, _ = await far.client()
+    await near.connected()
+    here = await near.client("here")
+    said = "connector cloud: messages for it wait on disk until the far side takes them"
+    for times in (1, 2):
+        here.publish("out/a", "0", 1)  # it goes to the disk as it is not acknowledged
+        await here.expect(PUBACK)
+        assert caplog.text.count(said) == times - 1
+        await until(lambda times=times: caplog.text.count(said) == times, 15)
+        await asyncio.sleep(1.1)
+        assert caplog.text.count(said) == times
+        assert await payload(there) == 0
+        await until(lambda: near.cloud.figures.read()["oldest_age_s"] == 0)
+        await asyncio.sleep(1.1)  # it is looked after once a second
 
 
 async def test_what_expired_in_an_outage_is_not_said_to_be_delivered(

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("isthmus.connectors")
 
+ON_DISK_S = 5.0
+"""How long messages wait on disk until the log says so: less is no outage."""
+
 LONGEST_TEXT = 500
 """Characters of a reason: a far side may send 65,535 bytes of it, and they would be retained."""
 
@@ -45,6 +48,9 @@ class Figures:
         self._last_error_at: float | None = None
         self._parted: Counter[str] = Counter()
         self._ages: dict[Lane, LaneAge] = {}
+        # What an earlier process has left is said at the start.
+        self._began = clock.wall()
+        self._said_on_disk = False
         # Whether a failure was the last that happened; a lazy connection is also closed without.
         self._down = False
         # What an outage has left: how much, since when, and what had ended before.
@@ -79,6 +85,7 @@ class Figures:
             if lane.outbox is not None:
                 lane.outbox.look()
         self._look_at_outage(now)
+        self._look_at_disk()
 
     def _look_at_outage(self, now: float) -> None:
         """Say once what became of messages since an outage, when as many as it left are gone."""
@@ -109,6 +116,20 @@ class Figures:
                 ended["late"],
             )
             self._left = 0
+
+    def _look_at_disk(self) -> None:
+        """Say once that messages wait on disk, until none does; for a lazy one they always do."""
+        connector = self._connector
+        found = [lane.outbox.oldest_at for lane in connector.lanes if lane.outbox is not None]
+        oldest_at = min(filter(None, found), default=0.0)
+        if not oldest_at or connector.settings.start == "lazy":
+            self._said_on_disk = False
+        elif not self._said_on_disk and clock.wall() - max(oldest_at, self._began) >= ON_DISK_S:
+            self._said_on_disk = True
+            log.info(
+                "connector %s: messages for it wait on disk until the far side takes them",
+                connector.name,
+            )
 
     def _ended(self) -> Counter[str]:
         """How messages that waited have ended, in messages."""
