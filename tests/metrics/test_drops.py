@@ -123,8 +123,8 @@ def test_the_line_says_which_publisher_it_was(drops, caplog):
     ]
 
 
-def test_a_damaged_record_is_no_topic(drops, caplog):
-    drops.add("damaged", b"record 3 of outbox/cloud/1")
+def test_a_detail_that_is_text_is_no_topic(drops, caplog):
+    drops.add("damaged", "record 3 of outbox/cloud/1")
     assert lines(caplog) == [
         "route out: 1 message(s) dropped: damaged (record 3 of outbox/cloud/1)"
     ]

@@ -468,7 +468,7 @@ class ShareLog:
         elif log.is_done(seq):
             pass
         elif found is None:
-            group.drops.add("damaged", f"record {seq} of {log.name}".encode())
+            group.drops.add("damaged", f"record {seq} of {log.name}")
             log.done(seq)
         else:
             item = message(found, None)

@@ -271,7 +271,7 @@ class Backlog:
 
     def _lost(self, seq: int) -> None:
         if not self.log.is_done(seq):
-            self.lane.drops.add("damaged", f"record {seq} of {self.log.name}".encode())
+            self.lane.drops.add("damaged", f"record {seq} of {self.log.name}")
             self.log.done(seq)
 
     def unload(self) -> int:

@@ -57,9 +57,7 @@ class Drops:
         if isinstance(detail, str):
             text = detail
         else:
-            text = detail.decode(errors="backslashreplace")
-            if reason != "damaged":  # what is damaged is a record
-                text = f"topic {text}"
+            text = f"topic {detail.decode(errors='backslashreplace')}"
         text = ", ".join(filter(None, (text, publisher)))
         self._log.warning(
             "%s: %d message(s) %s: %s%s",
