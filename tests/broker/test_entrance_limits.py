@@ -8,7 +8,7 @@ from isthmus.app.explanation import explain
 from isthmus.app.settings import Settings
 from isthmus.broker.entrance import ARRIVALS
 from isthmus.errors import ConfigError
-from raw import CONNACK, DISCONNECT, Raw, connect_packet, packet, until
+from raw import CONNACK, DISCONNECT, Raw, connect_packet, packet, publish_packet, until
 
 QUOTA = 0x97
 
@@ -209,3 +209,64 @@ def test_the_check_says_what_holds_for_one_listener():
         "MQTT 3.1.1 and 5 only."
     )
     assert sum(line.startswith("  There") for line in found) == 1
+    own = {"username_as_client_id": True, "allow_empty_client_id": False}
+    found = list(explain(Settings.model_validate(doors(own))))
+    assert found[2] == "  There: the user name is the client id, a client id is needed."
+
+
+# -- client ids, topic aliases -------------------------------------------------------------------
+
+
+async def test_the_client_ids_of_a_listener(isthmus):
+    near = await isthmus(
+        doors(
+            {"username_as_client_id": True},
+            {"allow_empty_client_id": False},
+            {"auto_id_prefix": "guest-"},
+            broker={"auto_id_prefix": "x-"},
+        )
+    )
+    assert await refused(near.ports[0]) == 0x85
+    assert await refused(near.ports[0], 4) == 2
+    found = await Raw.client(near.ports[0], "mine", username="anna")
+    assert found.hello.properties["assigned_id"] == "anna"
+    for port, prefix in zip(near.ports[1:], ("", "guest-", "x-"), strict=True):
+        await Raw.client(port, f"named-{prefix}")
+        raw = await Raw.open(port)
+        raw.send(connect_packet(""))
+        answer = await raw.expect(CONNACK)
+        assert (answer.code == 0x85) == (not prefix)
+        assert answer.properties.get("assigned_id", "").startswith(prefix)
+
+
+async def test_the_topic_aliases_of_a_listener(isthmus):
+    near = await isthmus(
+        doors(
+            {"topic_alias_maximum": 50, "topic_aliases_out": 5},
+            {"topic_alias_maximum": 0},
+            broker={"topic_alias_maximum": 7},
+        )
+    )
+    clients = [await Raw.client(port, alias_maximum=9) for port in near.ports]
+    said = [client.hello.properties.get("alias_maximum") for client in clients]
+    assert said == [50, None, 7]
+    for client in clients:
+        await client.subscribe("t")
+    clients[0].send(publish_packet("t", "x", alias=50))
+    assert ["alias" in (await client.message()).properties for client in clients] == [
+        True,
+        False,
+        False,
+    ]
+    clients[2].send(publish_packet("t", "x", alias=8))
+    assert (await clients[2].expect(DISCONNECT)).code == 0x94
+
+
+async def test_a_reload_changes_them_for_clients_to_come(isthmus):
+    near = await isthmus(doors({"auto_id_prefix": "a-"}))
+    before = await Raw.client(near.ports[0])
+    await near.reload(doors({"auto_id_prefix": "b-"}, broker={"topic_alias_maximum": 3}))
+    after = await Raw.client(near.ports[0])
+    assert before.hello.properties["assigned_id"].startswith("a-")
+    assert after.hello.properties["assigned_id"].startswith("b-")
+    assert after.hello.properties["alias_maximum"] == 3

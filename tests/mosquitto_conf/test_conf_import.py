@@ -68,6 +68,7 @@ def test_each_line_says_where_it_comes_from(tmp_path: Path) -> None:
     assert f'  - bind: "127.0.0.1:1884"  # {file}:1: listener 1884 127.0.0.1' in lines
     assert f"    max_connections: 7  # {file}:5: max_connections 7" in lines
     assert "  max_inflight: 20  # Mosquitto's default" in lines
+    assert "    wildcard_shapes: 1000  # Mosquitto's default, or as near as is safe" in lines
     at = next(line for line in lines if "password: " in line)
     assert at.endswith(f"# {file}:12: remote_password ...")
     assert "CANARY" not in at.partition("#")[2].partition("#")[2]

@@ -76,7 +76,17 @@ HONOURED: list[tuple[str, str, str, Any]] = [
     ("allow_zero_length_clientid", "allow_zero_length_clientid false\n",
      "broker.allow_empty_client_id", False),
     ("auto_id_prefix", "auto_id_prefix x-\n", "broker.auto_id_prefix", "x-"),
-    ("listener_auto_id_prefix", f"{L}listener_auto_id_prefix y-\n", "broker.auto_id_prefix", "y-"),
+    ("listener_auto_id_prefix", f"{L}listener_auto_id_prefix y-\n", "listeners.0.auto_id_prefix",
+     "y-"),
+    ("allow_zero_length_clientid",
+     f"per_listener_settings true\n{L}listener 1885 ::1\nallow_zero_length_clientid false\n",
+     "listeners", [
+         {"bind": "127.0.0.1:1884", "auth": {"allow_anonymous": False}},
+         {"bind": "[::1]:1885", "auth": {"allow_anonymous": False},
+          "allow_empty_client_id": False},
+     ]),
+    ("auto_id_prefix", f"per_listener_settings true\n{L}auto_id_prefix x-\n",
+     "listeners.0.auto_id_prefix", "x-"),
     ("listener_allow_anonymous",
      f"password_file /p\n{L}listener_allow_anonymous true\n", "listeners.0.auth",
      {"allow_anonymous": True, "password_file": "/p"}),
@@ -119,11 +129,13 @@ HONOURED: list[tuple[str, str, str, Any]] = [
     ("max_connections", f"{L}max_connections -1\n", "listeners", [{"bind": "127.0.0.1:1884"}]),
     ("max_qos", f"{L}max_qos 1\n", "listeners.0.max_qos", 1),
     ("maximum_qos", f"{L}maximum_qos 0\n", "listeners.0.max_qos", 0),
-    ("max_topic_alias", f"{L}max_topic_alias 3\n", "broker.topic_alias_maximum", 3),
+    ("max_topic_alias", f"{L}max_topic_alias 50\nlistener 1885 ::1\n", "listeners",
+     [{"bind": "127.0.0.1:1884", "topic_alias_maximum": 50}, {"bind": "[::1]:1885"}]),
     ("accept_protocol_versions", f"{L}accept_protocol_versions 4, 5\n", "listeners.0.versions",
      ["3.1.1", "5"]),
-    ("use_username_as_clientid", f"{L}use_username_as_clientid true\n",
-     "broker.username_as_client_id", True),
+    ("use_username_as_clientid", f"{L}listener 1885 ::1\nuse_username_as_clientid true\n",
+     "listeners",
+     [{"bind": "127.0.0.1:1884"}, {"bind": "[::1]:1885", "username_as_client_id": True}]),
     ("certfile", TLS, "listeners.0.tls", {"certificate": "/c.pem", "key": "/k.pem"}),
     ("keyfile", TLS, "listeners.0.tls.key", "/k.pem"),
     ("cafile", f"{TLS}cafile /ca.pem\n", "listeners.0.tls.client_ca", "/ca.pem"),
@@ -152,7 +164,10 @@ HONOURED: list[tuple[str, str, str, Any]] = [
      "websockets_origin http://b\n"), "listeners.0.origins", ["http://a", "http://b"]),
     ("enable_proxy_protocol", f"{L}enable_proxy_protocol 2\n", "listeners.0.proxy_protocol", "v2"),
     ("max_topic_alias_broker", (f"{L}max_topic_alias_broker 7\nlistener 1885 ::1\n"
-     "max_topic_alias_broker 3\n"), "broker.topic_aliases_out", 3),
+     "max_topic_alias_broker 3\n"), "listeners", [
+         {"bind": "127.0.0.1:1884", "topic_aliases_out": 7},
+         {"bind": "[::1]:1885", "topic_aliases_out": 3},
+     ]),
     ("log_timestamp", "log_timestamp false\n", "log.timestamp", False),
     ("log_timestamp_format", "log_timestamp_format %Y-%m-%dT%H:%M:%S\n", "log.timestamp_format",
      "%Y-%m-%dT%H:%M:%S"),
@@ -345,7 +360,16 @@ def test_an_empty_file_has_the_defaults_of_mosquitto(tmp_path: Path) -> None:
             "receive_maximum": 20,
             "max_packet_size": 2_000_000,
             "sys_interval": "10s",
-            "limits": {"topic_levels": 200, "queued_messages": 1000},
+            "limits": {
+                "topic_levels": 200,
+                "client_id_bytes": 65_535,
+                "login_bytes": "1MiB",
+                "will_bytes": "1MiB",
+                "subscriptions_per_session": 10**9,
+                "filters_per_packet": 10_000,
+                "wildcard_shapes": 1000,
+                "queued_messages": 1000,
+            },
             "auto_id_prefix": "auto-",
             "topic_alias_maximum": 10,
             "topic_aliases_out": 10,
@@ -389,15 +413,45 @@ def test_an_option_above_every_listener_opens_1883_and_says_so(tmp_path: Path) -
     assert "opens port 1883" in draft.notes[0].text
 
 
-def test_what_listeners_share_must_agree(tmp_path: Path) -> None:
-    file = tmp_path / "mosquitto.conf"
-    file.write_text(
-        f"{L}use_username_as_clientid true\nlistener 1885\nuse_username_as_clientid false\n"
-    )
-    (problem,) = translate(file).problems
-    assert problem == (
-        f"{file}:4: use_username_as_clientid: differs from {file}:2: listeners share it"
-    )
+@pytest.mark.parametrize(
+    "line",
+    ["allow_zero_length_clientid false", "password_file /p", "psk_file /p", "plugin /x.so"],
+)
+def test_users_above_every_listener_open_1883_where_each_has_its_own(
+    tmp_path: Path, line: str
+) -> None:
+    """As Mosquitto does, which calls it the default listener."""
+    draft = drafted(tmp_path, f"per_listener_settings true\n{line}\n{L}")
+    assert [listener["bind"] for listener in draft.data["listeners"]] == [
+        "*:1883",
+        "127.0.0.1:1884",
+    ]
+    assert "opens port 1883" in draft.notes[0].text
+    # Where a line gives it another port, it opens that one.
+    draft = drafted(tmp_path, f"per_listener_settings true\n{line}\nport 1885\n{L}")
+    assert draft.data["listeners"][0]["bind"] == "*:1885"
+    assert not any("opens port" in note.text for note in draft.notes)
+
+
+@pytest.mark.parametrize("line", ["allow_anonymous true", "acl_file /a", "auto_id_prefix x-"])
+def test_users_of_a_listener_that_nothing_opens_are_said(tmp_path: Path, line: str) -> None:
+    draft = drafted(tmp_path, f"per_listener_settings true\n{line}\n{L}")
+    (listener,) = draft.data["listeners"]
+    assert listener == {"bind": "127.0.0.1:1884", "auth": {"allow_anonymous": False}}
+    (note,) = draft.notes
+    assert note.loud
+    assert str(note).startswith(f"{tmp_path}/mosquitto.conf:2: {line.split()[0]}: no effect")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    ["plugin /x.so\n", "auth_plugin /x.so\n", "global_plugin /x.so\n", "plugin_load a /x.so\n",
+     f"plugin_load a /x.so\n{L}plugin_use a\n"],
+)  # fmt: skip
+def test_every_way_to_a_plugin_is_refused_with_the_reason(tmp_path: Path, lines: str) -> None:
+    (note,) = drafted(tmp_path, lines).refused
+    assert str(note).startswith(f"{tmp_path}/mosquitto.conf:1: {lines.split()[0]}: ")
+    assert "all other plugins are C code for Mosquitto" in note.text
 
 
 def test_nothing_is_unsubscribed_where_that_is_switched_off(tmp_path: Path) -> None:

@@ -220,8 +220,8 @@ async def test_a_configuration_can_be_tried(tmp_path: Path) -> None:
     status, out, errors = await run(bad, "--test-config")
     assert (status, out) == (2, "")
     assert errors == (
-        f"isthmus: {bad}:4: bridge_psk: Isthmus has no pre-shared keys, as Python's TLS has none "
-        "before Python 3.13; use certificates (refused)\n"
+        f"isthmus: {bad}:4: bridge_psk: Isthmus has no pre-shared keys: it runs on Python 3.11 "
+        "too, whose TLS has none; use certificates (refused)\n"
     )
 
 

@@ -10,12 +10,21 @@ from pydantic import Field, field_validator
 from isthmus.auth.access import Access
 from isthmus.auth.settings import AuthSettings
 from isthmus.broker.entrance import Entrance
-from isthmus.broker.settings import BrokerSettings
+from isthmus.broker.settings import LONGEST_AUTO_ID_PREFIX, BrokerSettings
 from isthmus.config.problems import Loc, Problem, path_text
 from isthmus.config.version import LEVELS, Version
 from isthmus.errors import MQTTError
 from isthmus.mqtt.topics import check_name
 from isthmus.net.settings import ListenerSettings
+
+AS_BROKER = (
+    "allow_empty_client_id",
+    "auto_id_prefix",
+    "username_as_client_id",
+    "topic_alias_maximum",
+    "topic_aliases_out",
+)
+"""Keys of a listener that count instead of those of the same name of the broker, where set."""
 
 
 class BrokerListenerSettings(ListenerSettings):
@@ -40,6 +49,39 @@ class BrokerListenerSettings(ListenerSettings):
         description="Highest QoS of this listener's clients, where it is lower than "
         "`broker.max_qos`.",
         examples=[1],
+    )
+    allow_empty_client_id: bool | None = Field(
+        default=None,
+        description="Whether this listener's clients may leave the client id to the broker; not "
+        "set, as `broker.allow_empty_client_id` says.",
+    )
+    auto_id_prefix: str | None = Field(
+        default=None,
+        max_length=LONGEST_AUTO_ID_PREFIX,
+        description="Start of the client ids that the broker makes for this listener's clients; "
+        "not set, as `broker.auto_id_prefix` says.",
+        examples=["guest-"],
+    )
+    username_as_client_id: bool | None = Field(
+        default=None,
+        description="Use the user name of this listener's clients as client id; not set, as "
+        "`broker.username_as_client_id` says.",
+    )
+    topic_alias_maximum: int | None = Field(
+        default=None,
+        ge=0,
+        le=65_535,
+        description="Topic aliases that a client of this listener may use on one connection; not "
+        "set, as `broker.topic_alias_maximum` says.",
+        examples=[50],
+    )
+    topic_aliases_out: int | None = Field(
+        default=None,
+        ge=0,
+        le=65_535,
+        description="Topic aliases that the broker uses on one connection of this listener; not "
+        "set, as `broker.topic_aliases_out` says.",
+        examples=[50],
     )
     mount_point: str | None = Field(
         default=None,
@@ -76,9 +118,12 @@ class BrokerListenerSettings(ListenerSettings):
 
         `name` is what the listener is called in errors.
         """
+        own = {key: value for key in AS_BROKER if (value := getattr(self, key)) is not None}
+        if self.max_qos is not None:
+            own["max_qos"] = min(self.max_qos, broker.max_qos)
         return Entrance(
             access,
-            max_qos=broker.max_qos if self.max_qos is None else min(self.max_qos, broker.max_qos),
+            broker.model_copy(update=own),
             max_connections=self.max_connections,
             mount=(self.mount_point or "").encode(),
             versions=frozenset(LEVELS[version] for version in self.versions),

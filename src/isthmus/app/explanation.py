@@ -122,6 +122,10 @@ def _limits(settings: BrokerListenerSettings) -> Iterator[str]:
         yield f"at most {settings.max_connections} clients"
     if settings.max_qos is not None:
         yield f"QoS {settings.max_qos} at most"
+    if settings.username_as_client_id:
+        yield "the user name is the client id"
+    if settings.allow_empty_client_id is False:
+        yield "a client id is needed"
     if set(settings.versions) != set(LEVELS):
         yield f"MQTT {' and '.join(sorted(set(settings.versions)))} only"
 

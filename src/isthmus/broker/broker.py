@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import secrets
 from typing import TYPE_CHECKING, Any
 
 from isthmus import clock
 from isthmus.broker.client import Client
-from isthmus.broker.entrance import Entrance
 from isthmus.broker.limits_met import LimitsMet
 from isthmus.broker.retained import RetainedMessages, RetainOutlet
 from isthmus.broker.session import NEVER, Session, Subscription
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
     from isthmus.auth.access import Access
     from isthmus.auth.principal import Principal
     from isthmus.auth.rights import Rights
+    from isthmus.broker.entrance import Entrance
     from isthmus.broker.kept_sessions import KeptSessions
     from isthmus.broker.settings import BrokerSettings
     from isthmus.broker.share_group import ShareGroup
@@ -85,7 +84,6 @@ class Broker:
         self.settings = settings
         self.reactor = reactor
         self.access = access
-        self.entrance = Entrance(access, max_qos=settings.max_qos)
         self.hops = Hops()
         self.traffic = Traffic()
         self.drops = Drops("broker", log)
@@ -164,10 +162,9 @@ class Broker:
 
     # -- clients ---------------------------------------------------------------------------------
 
-    def accept(self, link: Link, entrance: Entrance | None = None) -> None:
+    def accept(self, link: Link, entrance: Entrance) -> None:
         """Take a new connection from a listener, by its `entrance`."""
         self.accepted += 1
-        entrance = entrance or self.entrance
         full = self.connected + len(self.unnamed) >= self.settings.limits.connections
         if full or entrance.crowded:
             reason = "too many connections"
@@ -205,10 +202,6 @@ class Broker:
             in_all=limits.connect_rate_in_all,
             now=clock.monotonic(),
         )
-
-    def new_client_id(self) -> str:
-        """A client id for a client that sent none."""
-        return f"{self.settings.auto_id_prefix}{secrets.token_hex(8)}"
 
     def allowed_expiry(self, asked_s: int) -> int:
         """The session expiry interval granted to a client that asked for `asked_s` seconds."""
@@ -505,8 +498,6 @@ class Broker:
         }
         if not settings.retain_available:
             properties[PropertyId.RETAIN_AVAILABLE] = 0
-        if settings.topic_alias_maximum:
-            properties[PropertyId.TOPIC_ALIAS_MAXIMUM] = settings.topic_alias_maximum
         return properties
 
 

@@ -107,7 +107,7 @@ class Client(Source):
     )
 
     def __init__(self, broker: Broker, link: Link, entrance: Entrance) -> None:
-        settings = broker.settings
+        settings = entrance.settings
         connection = Connection(
             Role.SERVER,
             max_packet_size=settings.max_packet_size,
@@ -429,7 +429,7 @@ class Client(Source):
 
     def _open(self, packet: Connect, verdict: Verdict, properties: Properties) -> None:
         broker = self._broker
-        client_id, assigned = choose_client_id(broker, packet)
+        client_id, assigned = choose_client_id(self.entrance.settings, packet)
         properties.update(assigned)
         self._limit_keep_alive(packet, properties)
         username = verdict.username
@@ -438,9 +438,12 @@ class Client(Source):
         session, present = broker.open_session(self, packet, principal)
         if self.v5:
             properties.update(broker.connack_properties)
-            if self.entrance.max_qos < 2:
-                properties[PropertyId.MAXIMUM_QOS] = self.entrance.max_qos
-            information = broker.settings.response_information
+            settings = self.entrance.settings
+            if settings.max_qos < 2:
+                properties[PropertyId.MAXIMUM_QOS] = settings.max_qos
+            if settings.topic_alias_maximum:
+                properties[PropertyId.TOPIC_ALIAS_MAXIMUM] = settings.topic_alias_maximum
+            information = settings.response_information
             if information is not None and self.connection.peer.request_response_information:
                 properties[PropertyId.RESPONSE_INFORMATION] = information.replace(
                     "${clientid}", client_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING
 
 from isthmus.errors import ProtocolViolation
@@ -9,17 +10,18 @@ from isthmus.mqtt.properties import Properties, PropertyId
 from isthmus.mqtt.reasons import ReasonCode
 
 if TYPE_CHECKING:
-    from isthmus.broker.broker import Broker
+    from isthmus.broker.settings import BrokerSettings
     from isthmus.mqtt.packets import Connect
 
 
-def choose_client_id(broker: Broker, packet: Connect) -> tuple[str, Properties]:
+def choose_client_id(settings: BrokerSettings, packet: Connect) -> tuple[str, Properties]:
     """The client id of a client, and the CONNACK properties that tell it (MQTT-3.2.2-16).
+
+    `settings` are those of its entrance.
 
     Raises:
         ProtocolViolation: It may not connect with this one (0x85).
     """
-    settings = broker.settings
     properties: Properties = {}
     client_id = packet.client_id
     if settings.username_as_client_id:
@@ -32,8 +34,8 @@ def choose_client_id(broker: Broker, packet: Connect) -> tuple[str, Properties]:
         if packet.version < 5 and not packet.clean_start:
             raise _refused("an empty client id needs a clean session", "MQTT-3.1.3-8")
         if not settings.allow_empty_client_id:
-            raise _refused("the client id is empty; see broker.allow_empty_client_id")
-        client_id = broker.new_client_id()
+            raise _refused("the client id is empty; see allow_empty_client_id")
+        client_id = f"{settings.auto_id_prefix}{secrets.token_hex(8)}"
         if packet.version == 5:
             properties[PropertyId.ASSIGNED_CLIENT_IDENTIFIER] = client_id
     elif settings.client_id_prefixes and not client_id.startswith(settings.client_id_prefixes):

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from isthmus.auth.access import Access
+    from isthmus.broker.settings import BrokerSettings
     from isthmus.mqtt.packets import Connect
 
 ARRIVALS = 100
@@ -25,7 +26,7 @@ class Entrance:
 
     Args:
         access: Decides who they are and what they may do.
-        max_qos: Highest QoS that they may publish with and are granted.
+        settings: Those of the broker, with the listener's own in their place.
         max_connections: How many of them may be connected; None for any number.
         mount: Stands in front of all their topics inside the broker; see `mount`.
         versions: The protocol levels that they may speak: 3, 4, 5.
@@ -40,25 +41,25 @@ class Entrance:
         "access",
         "connected",
         "max_connections",
-        "max_qos",
         "mount",
         "name",
         "open",
+        "settings",
         "versions",
     )
 
     def __init__(
         self,
         access: Access,
+        settings: BrokerSettings,
         *,
-        max_qos: int = 2,
         max_connections: int | None = None,
         mount: bytes = b"",
         versions: Collection[int] = (3, 4, 5),
         name: str = "listener",
     ) -> None:
         self.access = access
-        self.max_qos = max_qos
+        self.settings = settings
         self.max_connections = max_connections
         self.mount = mount
         self.versions = versions
@@ -68,10 +69,15 @@ class Entrance:
 
     def change(self, other: Entrance) -> None:
         """Take the limits of another entrance, for clients to come."""
-        self.max_qos = other.max_qos
+        self.settings = other.settings
         self.max_connections = other.max_connections
         self.versions = other.versions
         self.name = other.name
+
+    @property
+    def max_qos(self) -> int:
+        """Highest QoS that the clients may publish with and are granted."""
+        return self.settings.max_qos
 
     @property
     def crowded(self) -> bool:

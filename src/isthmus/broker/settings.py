@@ -10,6 +10,9 @@ from isthmus.config.units import Duration, DurationOrNever, Rate, Size
 MAX_PACKET_SIZE_BYTES = 5 + 268_435_455
 """Biggest packet that MQTT can express: fixed header and remaining length."""
 
+LONGEST_AUTO_ID_PREFIX = 100
+"""Characters in front of the client ids that the broker makes."""
+
 
 class LimitSettings(SettingsModel):
     """What one client, or all of them together, may take."""
@@ -215,7 +218,7 @@ class BrokerSettings(SettingsModel):
     )
     auto_id_prefix: str = Field(
         default="auto-",
-        max_length=100,
+        max_length=LONGEST_AUTO_ID_PREFIX,
         description="Start of the client ids that the broker makes.",
     )
     client_id_prefixes: tuple[str, ...] = Field(

@@ -113,6 +113,13 @@ class Configuration:
         """Whether nothing opens a listener: then it is this machine only, without users."""
         return not self.listeners
 
+    @property
+    def shared_security(self) -> Block | None:
+        """Users and rights that all listeners share; None if each has its own."""
+        if not self.per_listener:
+            return self.security
+        return self.default.security if self.local_only else None
+
 
 def read(path: Path) -> Configuration:
     """Return what a file says.
@@ -171,6 +178,8 @@ class _Reader:
             case Scope.SECURITY:
                 if not configuration.per_listener:
                     return configuration.security
+                if place.listener is None and _opens_default(setting):
+                    self._open_default(setting)
                 return (place.listener or configuration.default).security
             case Scope.LISTENER:
                 if place.listener is None:
@@ -233,6 +242,8 @@ class _Reader:
             raise ValueProblem("needs a path")
         place.plugin = PluginBlock(setting, words[0])
         own = self._configuration.per_listener and setting.option.name == "plugin"
+        if own and place.listener is None:
+            self._open_default(setting)
         listener = (place.listener or self._configuration.default) if own else None
         (self._configuration.plugins if listener is None else listener.plugins).append(place.plugin)
 
@@ -266,6 +277,13 @@ _OPENERS = {
     "plugin_load": _Reader._plugin_load,  # noqa: SLF001
     "plugin_use": _Reader._plugin_use,  # noqa: SLF001
 }
+
+
+def _opens_default(setting: Setting) -> bool:
+    """Whether Mosquitto opens its default listener for a line about its users and rights."""
+    if setting.option.name == "allow_zero_length_clientid":
+        return setting.value is False
+    return setting.option.name in ("password_file", "psk_file")
 
 
 def _check_range(setting: Setting) -> None:

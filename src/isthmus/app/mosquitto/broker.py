@@ -13,17 +13,31 @@ from isthmus.app.mosquitto.bridges import (
     take_path,
 )
 from isthmus.app.mosquitto.draft import Draft, literal
+from isthmus.app.mosquitto.listeners import take_client_ids
 from isthmus.app.mosquitto.option import Answer
 
 DEFAULT_QUEUED_MESSAGES = 1000
 DEFAULT_TOPIC_ALIASES = 10
 DEFAULT_AUTO_ID_PREFIX = "auto-"
-TOPIC_LEVELS = 200
 UNLIMITED = 1_000_000_000
-"""More messages than fit into the bytes that a queue may have."""
+"""More messages, or subscriptions, than fit into the bytes that they may take."""
+
+LIMITS = {
+    "topic_levels": 200,
+    "client_id_bytes": 65_535,
+    "login_bytes": "1MiB",
+    "will_bytes": "1MiB",
+    "subscriptions_per_session": UNLIMITED,
+    "filters_per_packet": 10_000,
+    "wildcard_shapes": 1000,
+}
+"""Mosquitto's limit of levels, and where it has none as much as one client may cost the others.
+
+A MiB holds a CONNECT whose every text is as long as MQTT allows. A packet of 10,000 filters takes
+about a quarter of a second, and 1,000 shapes some milliseconds for each new topic.
+"""
 
 LONGEST_RETAIN_EXPIRY_MINUTES = 10_000_000
-LONGEST_AUTO_ID_PREFIX = 50
 
 SECONDS_PER_UNIT = {
     "s": 1,
@@ -85,7 +99,8 @@ def _flow(general: Block, draft: Draft) -> None:
 
 def _limits(general: Block, draft: Draft) -> None:
     loc = ("broker", "limits")
-    draft.put((*loc, "topic_levels"), TOPIC_LEVELS)
+    for key, limit in LIMITS.items():
+        draft.put((*loc, key), limit)
     found = general.last("max_queued_messages")
     number = _number(found, DEFAULT_QUEUED_MESSAGES)
     draft.put((*loc, "queued_messages"), number if number > 0 else UNLIMITED, found)
@@ -114,49 +129,17 @@ def _retain(general: Block, draft: Draft) -> None:
 
 
 def _identity(configuration: Configuration, draft: Draft) -> None:
-    """Options that Mosquitto has per listener, and this broker for all of them."""
+    """Write what holds for client ids and aliases where a listener does not say otherwise."""
     general = configuration.general
     found = general.last("clientid_prefixes")
     if found is not None:
         draft.put(("broker", "client_id_prefixes"), [literal(found.value)], found)
-    securities = [configuration.security, *(block.security for block in configuration.listeners)]
-    if configuration.default not in configuration.listeners:
-        securities.append(configuration.default.security)
-    blocks = [*configuration.listeners]
-    if configuration.default not in blocks:
-        blocks.append(configuration.default)
-    empty = [found for block in securities if (found := block.last("allow_zero_length_clientid"))]
-    _one_for_all(draft, ("broker", "allow_empty_client_id"), empty, None)
-    prefixes = [found for block in securities if (found := block.last("auto_id_prefix"))]
-    prefixes += [found for block in blocks if (found := block.last("listener_auto_id_prefix"))]
-    for found in prefixes:
-        if len(str(found.value).encode()) > LONGEST_AUTO_ID_PREFIX:
-            draft.problem(found, f"must not be longer than {LONGEST_AUTO_ID_PREFIX} bytes")
-    _one_for_all(draft, ("broker", "auto_id_prefix"), prefixes, DEFAULT_AUTO_ID_PREFIX)
-    names = [found for block in blocks if (found := block.last("use_username_as_clientid"))]
-    _one_for_all(draft, ("broker", "username_as_client_id"), names, None)
-    for option, key in (
-        ("max_topic_alias", "topic_alias_maximum"),
-        ("max_topic_alias_broker", "topic_aliases_out"),
-    ):
-        aliases = [found for block in blocks if (found := block.last(option))]
-        lowest = min(aliases, key=lambda found: _number(found, 0), default=None)
-        for found in aliases:
-            if lowest is not None and found.value != lowest.value:
-                draft.note(found, f"it is {lowest.value} for all listeners, the lowest of them")
-        number = lowest.value if lowest else DEFAULT_TOPIC_ALIASES
-        draft.put(("broker", key), number, lowest)
-
-
-def _one_for_all(draft: Draft, loc: tuple[str, ...], found: list[Setting], default: object) -> None:
-    """Write a value that several listeners may have given, if they agree."""
-    for setting in found:
-        if setting.value != found[0].value:
-            draft.problem(setting, f"differs from {found[0].statement.where}: listeners share it")
-    if found:
-        draft.put(loc, literal(found[0].value), found[0])
-    elif default is not None:
-        draft.put(loc, default)
+    for key in ("topic_alias_maximum", "topic_aliases_out"):
+        draft.put(("broker", key), DEFAULT_TOPIC_ALIASES)
+    draft.put(("broker", "auto_id_prefix"), DEFAULT_AUTO_ID_PREFIX)
+    shared = configuration.shared_security
+    if shared is not None:
+        take_client_ids(shared, ("broker",), draft)
 
 
 def _persistence(general: Block, draft: Draft) -> None:

@@ -15,6 +15,7 @@ from isthmus.net.settings import ANY_PATH
 
 DEFAULT_PORT = 1883
 ANY_SITE = "*"
+LONGEST_AUTO_ID_PREFIX = 50
 
 VERSIONS = {"3": "3.1", "4": "3.1.1", "5": "5"}
 
@@ -42,14 +43,14 @@ def write_listeners(configuration: Configuration, draft: Draft, ports: Sequence[
         for port in ports or [DEFAULT_PORT]:
             index = len(draft.data.get("listeners", []))
             draft.put(("listeners", index, "bind"), f"localhost:{port}")
-        if configuration.per_listener:
-            _auth(configuration, configuration.default.security, ("auth",), draft, public=None)
-        else:
-            _auth(configuration, configuration.security, ("auth",), draft, public=None)
+        shared_security = configuration.shared_security
+        assert shared_security is not None
+        _auth(configuration, shared_security, ("auth",), draft, public=None)
         return
     if ports:
         draft.note(None, "-p has no effect, as the file opens its own listeners")
     _plugins(configuration, draft)
+    _not_opened(configuration, draft)
     public: list[Setting] = []
     shared = _shared_identity(configuration)
     index = 0
@@ -64,12 +65,16 @@ def write_listeners(configuration: Configuration, draft: Draft, ports: Sequence[
         draft.put((*loc, "bind"), literal(_bind(block, draft)), block.opened)
         _details(block, loc, draft)
         opened = block.opened if _is_public(block) else None
-        if block.opened.option.scope is Scope.LISTENER:
+        named = block.last("port") or block.last("bind_address")
+        if block.opened.option.scope is not Scope.GENERAL and not named:
             text = (
                 f"opens port {DEFAULT_PORT} on all addresses, as in Mosquitto, because no "
                 "'listener' stands above it"
             )
             draft.note(block.opened, text, loud=True)
+        if configuration.per_listener:
+            take_client_ids(block.security, loc, draft)
+        _take_prefix(block, "listener_auto_id_prefix", loc, draft)
         if configuration.per_listener:
             _auth(configuration, block.security, (*loc, "auth"), draft, opened, block)
         elif (
@@ -87,6 +92,18 @@ def write_listeners(configuration: Configuration, draft: Draft, ports: Sequence[
             draft.put(("auth", "identity"), _IDENTITIES[shared.option.name], shared)
     if "listeners" not in draft.data:
         draft.put(("listeners",), [])
+
+
+def take_client_ids(security: Block, loc: Loc, draft: Draft) -> None:
+    """Write whether clients may leave their id out, and which they get, for all or a listener."""
+    draft.take(security, "allow_zero_length_clientid", (*loc, "allow_empty_client_id"))
+    _take_prefix(security, "auto_id_prefix", loc, draft)
+
+
+def _take_prefix(block: Block, option: str, loc: Loc, draft: Draft) -> None:
+    found = draft.take(block, option, (*loc, "auto_id_prefix"))
+    if found is not None and len(str(found.value).encode()) > LONGEST_AUTO_ID_PREFIX:
+        draft.problem(found, f"must not be longer than {LONGEST_AUTO_ID_PREFIX} bytes")
 
 
 def _bind(block: ListenerBlock, draft: Draft) -> str:
@@ -156,7 +173,13 @@ def _details(block: ListenerBlock, loc: Loc, draft: Draft) -> None:
         draft.note(found, "no effect: clients of a Unix socket come through no interface")
     else:
         draft.take(block, "bind_interface", (*loc, "interface"))
-    draft.take(block, "max_qos", (*loc, "max_qos"))
+    for option, key in (
+        ("max_qos", "max_qos"),
+        ("use_username_as_clientid", "username_as_client_id"),
+        ("max_topic_alias", "topic_alias_maximum"),
+        ("max_topic_alias_broker", "topic_aliases_out"),
+    ):
+        draft.take(block, option, (*loc, key))
     found = draft.take(block, "mount_point", (*loc, "mount_point"))
     if found is not None and set(str(found.value)) & {"+", "#"}:
         draft.problem(found, "must not hold the wildcards + and #")
@@ -289,6 +312,19 @@ def _auth(
         files |= _plugin_file(plugin, draft)
     for option, setting in files.items():
         draft.put((*loc, option), literal(str(Path(str(setting.value)).absolute())), setting)
+
+
+def _not_opened(configuration: Configuration, draft: Draft) -> None:
+    """Say what is about the default listener, where nothing opens that."""
+    if configuration.default in configuration.listeners:
+        return
+    for lines in configuration.default.security.lines.values():
+        for line in lines:
+            text = (
+                "no effect, as in Mosquitto: with 'per_listener_settings true' it has to stand "
+                "below a 'listener'"
+            )
+            draft.note(line, text, loud=True)
 
 
 def _plugins(configuration: Configuration, draft: Draft) -> None:

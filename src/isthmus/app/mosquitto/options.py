@@ -16,17 +16,22 @@ _HONOURED, _MAPPED = Answer.HONOURED, Answer.MAPPED
 _NO_EFFECT, _REFUSED = Answer.NO_EFFECT, Answer.REFUSED
 
 _NO_PSK = (
-    "Isthmus has no pre-shared keys, as Python's TLS has none before Python 3.13; use certificates"
+    "Isthmus has no pre-shared keys: it runs on Python 3.11 too, whose TLS has none; use "
+    "certificates"
 )
 _NO_ENGINE = "Python's TLS has no OpenSSL engines; put the key into a file"
 _NO_TLS13_CIPHERS = "Python's TLS cannot choose among the ciphers of TLS 1.3; remove the line"
-_NO_PLUGIN = "plugins of Mosquitto are C code for Mosquitto; see [security](security.md)"
+_PLUGINS = (
+    "`mosquitto_password_file.so` and `mosquitto_acl_file.so` are `auth.password_file` and "
+    "`auth.acl_file`; all other plugins are C code for Mosquitto; see [security](security.md)"
+)
 
 GENERAL = (
     Option("include_dir", _GENERAL, _TEXT, _HONOURED,
            "reads the `*.conf` of the folder here", many=True),
     Option("per_listener_settings", _GENERAL, _SWITCH, _HONOURED,
-           "`auth` of each listener instead of one for all", many=True),
+           "`auth`, `allow_empty_client_id` and `auto_id_prefix` of each listener instead of "
+           "one for all", many=True),
     Option("port", _GENERAL, _NUMBER, _HONOURED,
            "`listeners[*].bind` of the default listener", low=1, high=65_535, many=True),
     Option("bind_address", _GENERAL, _TEXT, _HONOURED,
@@ -125,16 +130,15 @@ SECURITY = (
     Option("acl_file", _SECURITY, _TEXT, _HONOURED, "`auth.acl_file`"),
     Option("psk_file", _SECURITY, _TEXT, _REFUSED, _NO_PSK),
     Option("allow_zero_length_clientid", _SECURITY, _SWITCH, _HONOURED,
-           "`broker.allow_empty_client_id`; one value for all listeners", many=True),
+           "`broker.allow_empty_client_id`, or that of `listeners[*]`", many=True),
     Option("auto_id_prefix", _SECURITY, _TEXT, _HONOURED,
-           "`broker.auto_id_prefix`, `auto-` if not set; one value for all listeners"),
-    Option("plugin", _SECURITY, _WORDS, _REFUSED,
-           "`mosquitto_password_file.so` and `mosquitto_acl_file.so` are `auth.password_file` and "
-           f"`auth.acl_file`; of all others: {_NO_PLUGIN}", aliases=("auth_plugin",), many=True),
-    Option("global_plugin", _GENERAL, _WORDS, _REFUSED, "as `plugin`", many=True),
-    Option("plugin_load", _GENERAL, _WORDS, _REFUSED, "as `plugin`, and `plugin_use` says where",
-           many=True),
-    Option("plugin_use", _OWN, _TEXT, _REFUSED, "as `plugin`", many=True),
+           "`broker.auto_id_prefix`, or that of `listeners[*]`; `auto-` if not set"),
+    Option("plugin", _SECURITY, _WORDS, _REFUSED, _PLUGINS, aliases=("auth_plugin",), many=True),
+    Option("global_plugin", _GENERAL, _WORDS, _REFUSED, _PLUGINS, many=True),
+    Option("plugin_load", _GENERAL, _WORDS, _REFUSED, _PLUGINS, many=True),
+    Option("plugin_use", _OWN, _TEXT, _HONOURED,
+           "the `listeners[*].auth` that the plugin with this name stands for; one that is refused "
+           "is refused at its `plugin_load`", many=True),
     Option("plugin_opt_*", _PLUGIN, _TEXT, _HONOURED,
            "`plugin_opt_password_file` and `plugin_opt_acl_file` of the two plugins above",
            aliases=("auth_opt_*",), many=True),
@@ -158,20 +162,20 @@ LISTENER = (
            "`listeners[*].max_connections`; -1 is no limit", many=True),
     Option("max_qos", _LISTENER, _NUMBER, _HONOURED, "`listeners[*].max_qos`",
            aliases=("maximum_qos",), low=0, high=2, many=True),
-    Option("max_topic_alias", _OWN, _NUMBER, _MAPPED,
-           "`broker.topic_alias_maximum`, the lowest of all listeners; 10 if not set",
+    Option("max_topic_alias", _OWN, _NUMBER, _HONOURED,
+           "`listeners[*].topic_alias_maximum`; 10 if not set",
            low=0, high=65_535, many=True),
-    Option("max_topic_alias_broker", _OWN, _NUMBER, _MAPPED,
-           "`broker.topic_aliases_out`, the lowest of all listeners; 10 if not set",
+    Option("max_topic_alias_broker", _OWN, _NUMBER, _HONOURED,
+           "`listeners[*].topic_aliases_out`; 10 if not set",
            low=0, high=65_535, many=True),
     Option("accept_protocol_versions", _OWN, _WORDS, _HONOURED,
            "`listeners[*].versions`: 3 is 3.1, 4 is 3.1.1, 5 is 5", many=True),
     Option("use_username_as_clientid", _LISTENER, _SWITCH, _HONOURED,
-           "`broker.username_as_client_id`; one value for all listeners", many=True),
+           "`listeners[*].username_as_client_id`", many=True),
     Option("listener_allow_anonymous", _OWN, _SWITCH, _HONOURED,
            "`listeners[*].auth` with this `allow_anonymous`", many=True),
     Option("listener_auto_id_prefix", _OWN, _TEXT, _HONOURED,
-           "`broker.auto_id_prefix`; one value for all listeners"),
+           "`listeners[*].auto_id_prefix`"),
     Option("certfile", _LISTENER, _TEXT, _HONOURED, "`listeners[*].tls.certificate`"),
     Option("keyfile", _LISTENER, _TEXT, _HONOURED, "`listeners[*].tls.key`"),
     Option("cafile", _LISTENER, _TEXT, _HONOURED, "`listeners[*].tls.client_ca`"),

@@ -19,6 +19,7 @@ _INDENT = "  "
 HEAD = "# Written by `isthmus import mosquitto` from {name}.\n"
 OWN_FOLDER = "# Paths were relative to the folder in which that ran, and are absolute here.\n"
 DEFAULT = "Mosquitto's default"
+LIMIT = "Mosquitto's default, or as near as is safe"
 
 
 def yaml_text(draft: Draft, name: str) -> str:
@@ -80,7 +81,7 @@ def _comment(draft: Draft, loc: Loc) -> str:
         return ""
     origin = draft.origins[loc]
     if origin is None:
-        return f"  # {DEFAULT}"
+        return f"  # {LIMIT if loc[:2] == ('broker', 'limits') else DEFAULT}"
     return f"  # {escape(_shown(origin))}"
 
 
