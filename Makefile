@@ -1,4 +1,4 @@
-# Two commands do all the set-up on a fresh machine with Python 3.11 or newer, pip and venv:
+# Two commands do all the set-up on a fresh machine with Python 3.11 or newer and pip:
 #   make run    runs a broker, a far side and two routes between them
 #   make test   runs all tests (as root on a Debian or Ubuntu it installs the real peers they need)
 PYTHON ?= python3
@@ -79,9 +79,14 @@ docs: $(VENV)/installed-test
 TYPES := $(shell find src -name '*.pxd')
 HOT := $(TYPES) $(wildcard $(TYPES:.pxd=.py))
 
+# Debian's Python has no pip for a new environment without its package python3-venv; the pip that is
+# there can install one.
+PIP := --quiet --disable-pip-version-check
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Isthmus needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 \
+	  || { rm -rf $(VENV); $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip $(PIP) --python $@ install pip; } \
+	  || { rm -rf $(VENV); \
 	  echo 'No virtual environment could be made. On Debian or Ubuntu: apt install python3-venv'; exit 1; }
 
 $(VENV)/installed: pyproject.toml setup.py $(HOT) | $(BIN)/python
