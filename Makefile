@@ -13,24 +13,31 @@ run: $(VENV)/installed
 # As it is installed: compiled where there is a C compiler; what is compiled, once more interpreted.
 # Four processes share the files of tests, most of which wait for something; those that measure time
 # or memory have the machine to themselves. What fails is run again by itself, as a busy machine can
-# be too slow for a test's deadlines.
+# be too slow for a test's deadlines; what passes only then is named at the end (tests/run_again.py).
 SHARED   := -n 4 --dist loadfile --no-loadscope-reorder -m 'not alone'
 AGAIN    := --last-failed --last-failed-no-failures none
+PASSED   := .pytest_cache/passed-again
+FORGET   := @rm -f $(PASSED)
+SHOW     := @if [ -s $(PASSED) ]; then echo 'These failed first, and passed when they were run again:'; cat $(PASSED); fi
 TEST     := $(BIN)/pytest
 SLOW     := ISTHMUS_INTERPRETED=1 $(TEST)
 CODEC    := $(addprefix tests/,mqtt delivery)
 BOTHWAYS := $(CODEC) $(addprefix tests/,net broker connectors routing)
 test: $(VENV)/installed-test
 	tests/peers.sh
+	$(FORGET)
 	$(TEST) $(SHARED) || $(TEST) $(AGAIN)
 	$(TEST) -m alone || $(TEST) $(AGAIN)
 	$(SLOW) $(SHARED) $(CODEC) || $(SLOW) $(AGAIN) $(CODEC)
+	$(SHOW)
 
 # The same of all that the compiled files serve, interpreted as it is without a C compiler.
 interpreted: $(VENV)/installed-test
 	tests/peers.sh
+	$(FORGET)
 	$(SLOW) $(SHARED) $(BOTHWAYS) || $(SLOW) $(AGAIN) $(BOTHWAYS)
 	$(SLOW) -m alone $(BOTHWAYS) || $(SLOW) $(AGAIN) $(BOTHWAYS)
+	$(SHOW)
 
 # Which normative statements of MQTT have a test, and what is missing.
 conformance: $(VENV)/installed-test
