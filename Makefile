@@ -1,4 +1,4 @@
-# Two commands do all the set-up on a fresh machine with Python 3.11 or newer, pip and venv:
+# Two commands do all the set-up on a fresh machine with Python 3.11 or newer and pip:
 #   make run    runs a broker, a far side and two routes between them
 #   make test   runs all tests (as root on a Debian or Ubuntu it installs the real peers they need)
 PYTHON ?= python3
@@ -13,24 +13,31 @@ run: $(VENV)/installed
 # As it is installed: compiled where there is a C compiler; what is compiled, once more interpreted.
 # Four processes share the files of tests, most of which wait for something; those that measure time
 # or memory have the machine to themselves. What fails is run again by itself, as a busy machine can
-# be too slow for a test's deadlines.
+# be too slow for a test's deadlines; what passes only then is named at the end (tests/run_again.py).
 SHARED   := -n 4 --dist loadfile --no-loadscope-reorder -m 'not alone'
 AGAIN    := --last-failed --last-failed-no-failures none
+PASSED   := .pytest_cache/passed-again
+FORGET   := @rm -f $(PASSED)
+SHOW     := @if [ -s $(PASSED) ]; then echo 'These failed first, and passed when they were run again:'; cat $(PASSED); fi
 TEST     := $(BIN)/pytest
 SLOW     := ISTHMUS_INTERPRETED=1 $(TEST)
 CODEC    := $(addprefix tests/,mqtt delivery)
 BOTHWAYS := $(CODEC) $(addprefix tests/,net broker connectors routing)
 test: $(VENV)/installed-test
 	tests/peers.sh
+	$(FORGET)
 	$(TEST) $(SHARED) || $(TEST) $(AGAIN)
 	$(TEST) -m alone || $(TEST) $(AGAIN)
 	$(SLOW) $(SHARED) $(CODEC) || $(SLOW) $(AGAIN) $(CODEC)
+	$(SHOW)
 
 # The same of all that the compiled files serve, interpreted as it is without a C compiler.
 interpreted: $(VENV)/installed-test
 	tests/peers.sh
+	$(FORGET)
 	$(SLOW) $(SHARED) $(BOTHWAYS) || $(SLOW) $(AGAIN) $(BOTHWAYS)
 	$(SLOW) -m alone $(BOTHWAYS) || $(SLOW) $(AGAIN) $(BOTHWAYS)
+	$(SHOW)
 
 # Which normative statements of MQTT have a test, and what is missing.
 conformance: $(VENV)/installed-test
@@ -79,9 +86,14 @@ docs: $(VENV)/installed-test
 TYPES := $(shell find src -name '*.pxd')
 HOT := $(TYPES) $(wildcard $(TYPES:.pxd=.py))
 
+# Debian's Python has no pip for a new environment without its package python3-venv; the pip that is
+# there can install one.
+PIP := --quiet --disable-pip-version-check
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Isthmus needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 \
+	  || { rm -rf $(VENV); $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip $(PIP) --python $@ install pip; } \
+	  || { rm -rf $(VENV); \
 	  echo 'No virtual environment could be made. On Debian or Ubuntu: apt install python3-venv'; exit 1; }
 
 $(VENV)/installed: pyproject.toml setup.py $(HOT) | $(BIN)/python

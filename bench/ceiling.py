@@ -1,7 +1,7 @@
 """What the load generators can do by themselves: publisher straight to the far end's stand-in.
 
-Both on one core, as in every measurement. It is the proof that they are faster than what they
-measure; beside a broker they cost more as far as it wakes them for single packets.
+Both on one core, as in every measurement. It is the proof that over plain TCP they are faster than
+the brokers that they measure; beside one they cost more as far as it wakes them for single packets.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from isthmus.log import CLIENT_FAULTS, CLIENTS
 from mosquitto import Mosquitto
 from proxy import Proxy
 from raw import OPEN, FarSide
+from run_again import pytest_terminal_summary as pytest_terminal_summary
 from running import Isthmus
 
 ON_UVLOOP = {

@@ -3,7 +3,7 @@
 # clients, HAProxy, Tinyproxy, MicroSocks, OpenSSL, strace, Node.js and npm with MQTT.js. Installs what
 # is missing when it can, else says what is missing and fails.
 set -eu
-cd "$(dirname "$0")"
+case "$0" in */*) cd "${0%/*}" ;; esac
 
 # program:package, in Debian and Ubuntu
 needed="mosquitto:mosquitto mosquitto_passwd:mosquitto mosquitto_pub:mosquitto-clients
@@ -27,7 +27,7 @@ look() {
 
 look
 if [ -n "$packages" ]; then
-    if [ "$(id -u)" != 0 ] || ! has apt-get; then
+    if ! has apt-get || [ "$(id -u)" != 0 ]; then
         echo "The tests need these programs, which are not here:$programs" >&2
         echo "This is not root with apt, so install their Debian packages by hand," >&2
         echo "or the same on your system, and run this again: sudo apt-get install$packages" >&2

@@ -95,6 +95,20 @@ async def test_sigterm_drains_and_exits_0(far, start, tmp_path: Path) -> None:
     assert not listens(port)
 
 
+@pytest.mark.parametrize("name", ["run", "demo"])
+async def test_a_sigterm_while_it_starts_is_kept_until_it_is_up(
+    start, tmp_path: Path, name: str
+) -> None:
+    """It comes when the first lines of this program have run, long before the rest is imported."""
+    path = tmp_path / "isthmus.yaml"
+    path.write_text(f"listeners: [{{bind: '127.0.0.1:{free_port()}'}}]\nhttp: null\n")
+    process = await start(name, *([path] if name == "run" else []), python=("-X", "importtime"))
+    await process.said(" isthmus.cli\n")
+    ended = await process.end(signal.SIGTERM)
+    assert ended.status == 0, ended.errors[-2000:]
+    assert ended.errors.splitlines()[-1].endswith("INFO app: stopped")
+
+
 async def test_sigterm_names_another_server(start, tmp_path: Path) -> None:
     port = free_port()
     path = tmp_path / "isthmus.yaml"

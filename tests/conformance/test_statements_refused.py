@@ -134,10 +134,10 @@ LATER: dict[str, tuple[int, bytes, str]] = {
     "2.1.3-1 flags of PINGREQ": (5, packet(0xC1), "DISCONNECT 0x81"),
     "2.2.2-2 flags of PINGREQ, 3.1.1": (4, packet(0xC1), "closed"),
     "2.1.3-1 packet type 0": (5, b"\0\0", "DISCONNECT 0x81"),
-    "2.2.1-3 packet identifier 0": (5, publish_packet("a", "x", 1, 0), "DISCONNECT 0x81"),
+    "2.2.1-3 packet identifier 0": (5, publish_packet("a", "x", 1, 0), "DISCONNECT 0x82"),
     "2.3.1-1 packet identifier 0, 3.1.1": (4, publish_packet("a", "x", 1, version=4), "closed"),
     "2.2.1-3 SUBSCRIBE with identifier 0": (
-        5, packet(0x82, b"\0\0\0" + text("a") + b"\0"), "DISCONNECT 0x81"
+        5, packet(0x82, b"\0\0\0" + text("a") + b"\0"), "DISCONNECT 0x82"
     ),
     "2.2.2-1 PUBLISH without a property length": (5, packet(0x30, text("a")), "DISCONNECT 0x81"),
     "3.1.0-2 a second CONNECT": (5, connect_packet("x"), "DISCONNECT 0x82"),

@@ -65,7 +65,7 @@ CASES: list[tuple[str, int, Role, int, str]] = [
     ("publish_of_one_byte", 4, SERVER, 0x81, "30 01 00"),
     ("publish_qos_1_without_identifier", 4, SERVER, 0x81, "32 __ 0001 61"),
     ("publish_qos_1_with_half_an_identifier", 4, SERVER, 0x81, "32 __ 0001 61 00"),
-    ("mqtt_2_2_1_3_identifier_0", 4, SERVER, 0x81, "32 __ 0001 61 0000"),
+    ("mqtt_2_2_1_3_identifier_0", 4, SERVER, 0x82, "32 __ 0001 61 0000"),
     ("mqtt_2_2_2_1_publish_without_property_length", 5, SERVER, 0x81, "30 __ 0001 61"),
     ("properties_longer_than_packet", 5, SERVER, 0x81, "30 __ 0001 61 05 01 01"),
     ("property_length_of_five_bytes", 5, SERVER, 0x81, "30 __ 0001 61 80 80 80 80 01"),
@@ -90,7 +90,7 @@ CASES: list[tuple[str, int, Role, int, str]] = [
     # acknowledgements
     ("puback_without_identifier", 4, SERVER, 0x81, "40 00"),
     ("puback_with_half_an_identifier", 4, SERVER, 0x81, "40 01 01"),
-    ("puback_identifier_0", 4, SERVER, 0x81, "40 02 0000"),
+    ("puback_identifier_0", 4, SERVER, 0x82, "40 02 0000"),
     ("puback_with_a_code_in_3_1_1", 4, SERVER, 0x81, "40 03 0001 00"),
     ("mqtt_3_4_2_1_puback_code", 5, SERVER, 0x82, "40 03 0001 92"),
     ("mqtt_3_5_2_1_pubrec_code", 5, SERVER, 0x82, "50 03 0001 01"),
@@ -100,7 +100,7 @@ CASES: list[tuple[str, int, Role, int, str]] = [
     ("puback_property_not_for_it", 5, SERVER, 0x81, "40 06 0001 00 02 0101"),
     # SUBSCRIBE and its like
     ("subscribe_without_identifier", 4, SERVER, 0x81, "82 00"),
-    ("subscribe_identifier_0", 4, SERVER, 0x81, "82 __ 0000 0001 61 00"),
+    ("subscribe_identifier_0", 4, SERVER, 0x82, "82 __ 0000 0001 61 00"),
     ("mqtt_3_8_3_2_subscribe_without_filter", 4, SERVER, 0x82, "82 02 0001"),
     ("mqtt_3_8_3_2_subscribe_without_filter_v5", 5, SERVER, 0x82, "82 03 0001 00"),
     ("subscribe_ends_before_the_options", 4, SERVER, 0x81, "82 __ 0001 0001 61"),

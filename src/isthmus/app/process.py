@@ -56,9 +56,9 @@ async def serve(
     """Run one application per configuration until SIGTERM or SIGINT, then drain and stop.
 
     They start in order and stop in the opposite one. `ready` is called when all of them run. A
-    second signal stops without waiting for messages. `read` reads the one configuration again, on
-    SIGHUP and for `isthmus reload`; `file` is where it stands. `isthmus status` and `isthmus dlq`
-    are answered for the last one.
+    signal that comes before counts then; a second one stops without waiting for messages. `read`
+    reads the one configuration again, on SIGHUP and for `isthmus reload`; `file` is where it
+    stands. `isthmus status` and `isthmus dlq` are answered for the last one.
 
     Raises:
         ConfigError: one of them cannot start; none is left running.
@@ -75,6 +75,10 @@ async def serve(
             loop.add_signal_handler(number, on_signal)
         except NotImplementedError:
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(on_signal))
+    if hasattr(signal, "pthread_sigmask"):
+        # One that came before there was a handler was kept (`isthmus.cli`), and is delivered now:
+        # what is started below is stopped again as soon as it runs.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     apps: list[App] = []
     control: Control | None = None
     try:

@@ -77,7 +77,7 @@ def _block(data: bytes, at: int, end: int, packet_type: int) -> tuple[Properties
 def _identifier(data: bytes, at: int, end: int) -> tuple[int, int]:
     packet_id, at = wire.read_u16(data, at, end)
     if not packet_id:
-        raise MalformedPacket("the packet identifier is 0", None, "MQTT-2.2.1-3")
+        raise ProtocolViolation("the packet identifier is 0", None, "MQTT-2.2.1-3")
     return packet_id, at
 
 

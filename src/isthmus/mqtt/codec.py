@@ -271,7 +271,7 @@ class Decoder:
                     packet_id = raw[stop : stop + 2]
                     stop += 2
                     if packet_id == b"\0\0":
-                        raise MalformedPacket("the packet identifier is 0", None, "MQTT-2.2.1-3")
+                        raise ProtocolViolation("the packet identifier is 0", None, "MQTT-2.2.1-3")
                 if v5:
                     if stop == end:
                         raise MalformedPacket("PUBLISH without properties", None, "MQTT-2.2.2-1")
@@ -468,5 +468,5 @@ def _pubacks(data: bytes, at: int, size: int, events: list[Event]) -> int:
         del ids[len(ids) - count + ids[-count:].index(b"\0\0") :]
         if not ids:
             events.pop()
-        raise MalformedPacket("the packet identifier is 0", None, "MQTT-2.2.1-3")
+        raise ProtocolViolation("the packet identifier is 0", None, "MQTT-2.2.1-3")
     return at + 4 * count

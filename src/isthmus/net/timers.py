@@ -1,4 +1,4 @@
-"""One timer wheel for all deadlines: keep alive, time-outs, retries, session expiry.
+"""One timer wheel for the deadlines of links, clients and sessions.
 
 asyncio's `call_later` keeps a heap entry per timer, and cancelled ones stay in it; with 100,000
 connections that each push their deadline on at every packet this is most of the work. Here a timer
