@@ -23,7 +23,13 @@ def test_the_page_has_every_key_and_section() -> None:
     page = reference(Settings)
     for path, _ in KEYS:
         assert f"| `{path.rpartition('.')[2]}` |" in page
-    for title in ("Top level", "`broker.limits`", "`connectors.*.tls`", "`listeners[*].tls`"):
+    for title in (
+        "Top level",
+        "`broker.limits`",
+        "`connectors.*.tls`",
+        "`listeners[*].tls`",
+        "`connectors.*.static_client_ids.*[*]`",
+    ):
         assert f"## {title}\n" in page
     for link in re.findall(r"See `([^`]+)`", page):
         assert f"## `{link}`\n" in page
@@ -42,6 +48,7 @@ def test_the_page_has_every_key_and_section() -> None:
         "| `url` | text or list of texts | required |",
         "| `password` | secret text | not set |",
         "| `topics` | list of texts | required |",
+        "| `static_client_ids` | mapping of lists of texts or mappings |",
     ],
 )
 def test_rows(row: str) -> None:

@@ -138,6 +138,18 @@ def test_session_expiry_never() -> None:
         ({"static_client_ids": {"n": ["x"], "m": ["x"]}}, "stands there twice"),
         ({"static_client_ids": {"n": ["x"]}, "client_id": "y"}, "drop one"),
         ({"static_client_ids": {"n": [{"client_id": "x", "key": "k"}]}}, "needs 'certificate'"),
+        (
+            {"static_client_ids": {"n": [{"client_id": "x", "key_password": "k"}]}},
+            "key_password: needs 'certificate', 'pkcs12' or 'jks' of this client id",
+        ),
+        (
+            {"static_client_ids": {"n": [{"client_id": "x", "jks": "k", "certificate": "c"}]}},
+            "certificate: is in the store already",
+        ),
+        (
+            {"static_client_ids": {"n": [{"client_id": "x", "store_password": "k"}]}},
+            "store_password: needs 'pkcs12' or 'jks'",
+        ),
         ({"will": {"topic": "a/#"}}, "is no topic to publish on"),
         ({"unsubscribe_out": ["a/#/b"]}, "is no topic filter"),
         ({"notifications": {"enabled": True}, "will": {"topic": "a"}}, "which are the will"),

@@ -158,3 +158,50 @@ async def test_a_route_that_is_taken_away_is_not_synchronised_any_more(isthmus, 
     await near.connected()
     here.publish("out/b", "3", 0)
     assert (await there.expect(PUBLISH)).topic == "out/b"
+
+
+def on_disk(far, tmp_path, pool=1, *, routes=None):
+    found = bridge(far.port, routes=routes or ROUTES, pool=pool, connect_timeout="60s")
+    return {**found, "broker": {"data": str(tmp_path / "data")}}
+
+
+async def missed(near, far, topics) -> None:
+    """Delete what is retained in topics while the link is down."""
+    there, _ = await far.client()
+    there.close()
+    await far.accept()  # the next attempt
+    here = await near.client("here")
+    for topic in topics:
+        here.publish(topic, "", 0, retain=True)
+    await here.arrived()
+    assert set(near.app.missed.of("cloud")) == {topic.encode() for topic in topics}
+    await near.app.close()
+
+
+async def test_what_was_missed_goes_by_another_pool_after_a_restart(isthmus, far, tmp_path):
+    topics = [f"out/{number}" for number in range(100)]  # more than one step
+    await missed(await isthmus(on_disk(far, tmp_path)), far, topics)
+    near = await isthmus(on_disk(far, tmp_path, 2))
+    for _ in range(2):
+        there, hello = await far.client(session_present=True)
+        mine = {one for one in topics if near.cloud.client_id_of(one.encode()) == hello.client_id}
+        assert mine
+        found = set()
+        for _ in mine:
+            one = await there.expect(PUBLISH)
+            assert (one.payload, one.retain, one.qos) == (b"", True, 1)
+            there.send(ack_packet(PUBACK, one.packet_id))
+            found.add(one.topic)
+        assert found == mine
+    await until(lambda: not list(near.app.missed.of("cloud")))
+
+
+async def test_what_was_missed_is_forgotten_where_no_route_leads_there_any_more(
+    isthmus, far, tmp_path
+):
+    await missed(await isthmus(on_disk(far, tmp_path)), far, ["out/a"])
+    near = await isthmus(on_disk(far, tmp_path, routes={"out": out("other/#")}))
+    await until(lambda: not list(near.app.missed.of("cloud")))
+    await near.app.close()
+    near = await isthmus(on_disk(far, tmp_path))
+    assert not list(near.app.missed.of("cloud"))

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.serialization import pkcs12
 from test_bridge_to_mosquitto import tls_lines
 
 from isthmus.delivery.endpoint import Origin
@@ -110,14 +115,38 @@ async def test_a_connection_that_is_not_here_is_refused_and_counted(isthmus, far
     assert near.cloud.drops.counts == {"no_such_connection": 2}
 
 
-async def test_own_certificates_of_client_ids(isthmus, mosquitto, certificates):
+def in_a_file(certificates):
+    return {"certificate": str(certificates.client)}
+
+
+def in_the_configuration(certificates):
+    pem = {"content": certificates.client.read_text()}
+    return {"certificate": pem, "key": pem}
+
+
+def in_a_store(certificates):
+    pem = certificates.client.read_bytes()
+    data = pkcs12.serialize_key_and_certificates(
+        b"edge",
+        serialization.load_pem_private_key(pem, None),
+        x509.load_pem_x509_certificate(pem),
+        None,
+        serialization.BestAvailableEncryption(b"open sesame"),
+    )
+    store = {"content": base64.b64encode(data).decode()}
+    return {"pkcs12": store, "store_password": "open sesame"}
+
+
+@pytest.mark.parametrize("how", [in_a_file, in_the_configuration, in_a_store])
+async def test_own_certificates_of_client_ids(isthmus, mosquitto, certificates, how):
     far = await mosquitto(*tls_lines(certificates, clients=True))
-    ids = {"edge": [{"client_id": "one", "certificate": str(certificates.client)}]}
+    ids = {"edge": [{"client_id": "one", **how(certificates)}]}
     configuration = bridge(
         0,
         routes=ROUTES,
         url=f"mqtts://127.0.0.1:{far.port}",
-        tls={"ca": str(certificates.ca)},
+        # The connector's own certificate is refused by this far side.
+        tls={"ca": str(certificates.ca), "certificate": str(certificates.stranger)},
         static_client_ids=ids,
     )
     near = await isthmus(configuration)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from isthmus.app.settings import Settings
     from isthmus.auth.sources import Sources
     from isthmus.broker.entrance import Entrance
+    from isthmus.connectors.missed_topics import MissedTable
     from isthmus.connectors.pool_table import PoolTable
     from isthmus.delivery.endpoint import Endpoint
     from isthmus.delivery.queue_limits import QueueLimits
@@ -85,6 +86,7 @@ class App:
         self.store: Store | None = None
         self.received: ReceivedTable | None = None
         self.pools: PoolTable | None = None
+        self.missed: MissedTable | None = None
         self.doors = {realm: self.new_door(realm, found) for realm, found in sources.items()}
         self.broker = Broker(settings.broker, self.reactor, self.doors[""])
         self.sys_topics = SysTopics(self.broker)
@@ -129,6 +131,8 @@ class App:
             limits=self.queue_limits(name),
         )
         connector.received = self.received
+        if self.missed is not None:
+            connector.retained_sync.kept = self.missed.of(name)
         connector.notifications.local = self.broker
         connector.figures.on_change = partial(self.status_topics.changed, name)
         return connector
@@ -300,9 +304,10 @@ class App:
             return
         from isthmus.broker.kept_sessions import KeptSessions
         from isthmus.broker.retained_table import RetainedTable
+        from isthmus.connectors.missed_topics import MissedTable
         from isthmus.connectors.pool_table import PoolTable
         from isthmus.delivery.received_ids import ReceivedTable
-        from isthmus.store.schema import POOLS, RECEIVED, RETAINED
+        from isthmus.store.schema import MISSED, POOLS, RECEIVED, RETAINED
         from isthmus.store.store import Store  # SQLite is loaded only where it is used
 
         self.store = Store(settings.data, self.reactor.share)
@@ -312,10 +317,12 @@ class App:
             self.broker.retained.restore(RetainedTable(self.store.table(RETAINED)), rights)
             self.received = ReceivedTable(self.store.table(RECEIVED))
             self.pools = PoolTable(self.store.table(POOLS))
+            self.missed = MissedTable(self.store.table(MISSED))
             self.broker.kept = KeptSessions(self.broker, self.store, self.received)
             self.broker.kept.restore(self._realm_rights)
             for name, connector in self.connectors.items():
                 connector.received = self.received
+                connector.retained_sync.kept = self.missed.of(name)
                 self.keep(name)
         except StoreError as error:
             raise ConfigError(f"broker.data: {error}") from error

@@ -55,6 +55,20 @@ def step(annotation: Any, key: str | int) -> Any:
     return item_of(annotation, Mapping)
 
 
+def model_below(annotation: Any) -> tuple[str, type[BaseModel]] | None:
+    """Return the nearest model that an annotation holds, and how to get there: `.*[*]`."""
+    if model := model_of(annotation):
+        return "", model
+    for suffix, item in (
+        (".*", item_of(annotation, Mapping)),
+        ("[*]", item_of(annotation, list) or item_of(annotation, tuple)),
+    ):
+        found = None if item is None else model_below(item)
+        if found is not None:
+            return suffix + found[0], found[1]
+    return None
+
+
 def model_at(root: type[BaseModel], loc: Loc) -> type[BaseModel] | None:
     """Return the model whose keys stand at a path, if it is one."""
     annotation: Any = root
@@ -103,11 +117,7 @@ def walk(
     for name, field in keys(root):
         path = f"{prefix}{name}"
         yield path, root, name, field
-        if inner := model_of(field.annotation):
-            deeper.append((f"{path}.", inner))
-        elif inner := model_of(item_of(field.annotation, Mapping)):
-            deeper.append((f"{path}.*.", inner))
-        elif inner := model_of(item_of(field.annotation, list) or item_of(field.annotation, tuple)):
-            deeper.append((f"{path}[*].", inner))
-    for path, inner in deeper:
-        yield from walk(inner, path)
+        if inner := model_below(field.annotation):
+            deeper.append((f"{path}{inner[0]}.", inner[1]))
+    for path, model in deeper:
+        yield from walk(model, path)

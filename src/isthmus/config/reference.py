@@ -12,7 +12,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from isthmus.config.fields import alternatives, item_of, keys, model_of, unit_in, walk
+from isthmus.config.fields import alternatives, item_of, keys, model_below, model_of, unit_in, walk
 from isthmus.config.model import format_default
 
 _HEAD = """# Configuration reference
@@ -102,9 +102,13 @@ def _kind_of(kind: Any) -> str:
 
 
 def _plural(item: Any) -> str:
-    if model_of(item):
-        return "mappings"
-    return " or ".join(_kind_of(kind) for kind in alternatives(item)) + "s"
+    return " or ".join(_plural_of(kind) for kind in alternatives(item))
+
+
+def _plural_of(kind: Any) -> str:
+    if item_of(kind, list) or item_of(kind, tuple):
+        return _kind_of(kind).replace("list", "lists", 1)
+    return f"{_kind_of(kind)}s"
 
 
 def _default(field: FieldInfo, schema: dict[str, Any]) -> str:
@@ -139,21 +143,10 @@ def _meaning(prefix: str, key: str, field: FieldInfo, schema: dict[str, Any]) ->
     examples = field.examples or []
     if examples:
         text += " Example: " + ", ".join(f"`{_flow(example)}`" for example in examples) + "."
-    inner = _inner(field)
+    inner = model_below(field.annotation)
     if inner is not None:
-        text += f" See `{f'{prefix}.' if prefix else ''}{key}{inner}`."
+        text += f" See `{f'{prefix}.' if prefix else ''}{key}{inner[0]}`."
     return text
-
-
-def _inner(field: FieldInfo) -> str | None:
-    """What comes behind the key in the title of the section about its model, or None."""
-    if model_of(field.annotation):
-        return ""
-    if model_of(item_of(field.annotation, dict)):
-        return ".*"
-    if model_of(item_of(field.annotation, list) or item_of(field.annotation, tuple)):
-        return "[*]"
-    return None
 
 
 def _bounds(field: FieldInfo) -> tuple[Any, Any]:

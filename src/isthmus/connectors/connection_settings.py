@@ -1,6 +1,5 @@
 """Parts of a connector's settings: how its connections are opened, told apart and given up."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
@@ -11,6 +10,7 @@ from isthmus.config.secrets import Secret
 from isthmus.config.units import DURATION_OR_NEVER_SCHEMA, Duration, parse_duration
 from isthmus.errors import MQTTError
 from isthmus.mqtt.topics import check_name
+from isthmus.net.tls_settings import KeySettings, Source
 
 SESSION_NEVER_EXPIRES_S = float(0xFFFFFFFF)
 """The session expiry interval that means never (MQTT-5.0 section 3.1.2.11.2)."""
@@ -181,8 +181,8 @@ class TCPKeepaliveSettings(SettingsModel):
     )
 
 
-class StaticClientSettings(SettingsModel):
-    """One connection under a client id of its own, with what it proves who it is."""
+class LoginSettings(SettingsModel):
+    """A client id with the credentials that belong to it."""
 
     client_id: str = Field(min_length=1, description="Client id.", examples=["clientid1"])
     username: str | None = Field(
@@ -191,23 +191,31 @@ class StaticClientSettings(SettingsModel):
     password: Secret | None = Field(
         default=None, description="Password; not set means the connector's, with its user name."
     )
-    certificate: Path | None = Field(
-        default=None,
-        description="PEM file with the client certificate; not set means the connector's.",
-        examples=["clientid1.pem"],
-    )
-    key: Path | None = Field(
-        default=None,
-        description="PEM file with the private key. Default: it is in the certificate's file.",
-    )
-    key_password: Secret | None = Field(
-        default=None, description="Password of the private key, if it is encrypted."
-    )
 
     _check_id = field_validator("client_id")(mqtt_text)
 
+
+class StaticClientSettings(KeySettings, LoginSettings):
+    """One connection under a client id of its own, with what it proves who it is.
+
+    Without a certificate or store of its own it has all of the connector's.
+    """
+
+    certificate: Source | None = Field(
+        default=None,
+        description="PEM file with the client certificate. If neither it nor a store is set, it is "
+        "the connector's.",
+        examples=["clientid1.pem"],
+    )
+
     @model_validator(mode="after")
-    def _key_has_a_certificate(self) -> "StaticClientSettings":
-        if self.key is not None and self.certificate is None:
-            raise_any([Problem(("key",), "needs 'certificate'")])
+    def _consistent(self) -> "StaticClientSettings":
+        found = list(self.key_contradictions(self.certificate))
+        if self.certificate is None and self.store is None:
+            found += [
+                Problem((name,), "needs 'certificate', 'pkcs12' or 'jks' of this client id")
+                for name, value in (("key", self.key), ("key_password", self.key_password))
+                if value is not None
+            ]
+        raise_any(found)
         return self

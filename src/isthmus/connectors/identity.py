@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from isthmus.net.settings import TLSClientSettings
+from isthmus.net.tls_settings import KeySettings, TLSClientSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,17 +75,18 @@ def tls_of(settings: ConnectorSettings) -> Iterator[tuple[str, TLSClientSettings
         yield "tls", settings.tls
     for node, entries in settings.static_client_ids.items():
         for index, entry in enumerate(entries):
-            if not isinstance(entry, str) and entry.certificate is not None:
+            if not isinstance(entry, str) and _has_certificate(entry):
                 tls = _with_certificate(settings.tls or TLSClientSettings(), entry)
                 yield f"static_client_ids.{node}[{index}]", tls
 
 
+def _has_certificate(entry: StaticClientSettings) -> bool:
+    return entry.certificate is not None or entry.store is not None
+
+
 def _with_certificate(tls: TLSClientSettings, entry: StaticClientSettings) -> TLSClientSettings:
-    if entry.certificate is None:
+    if not _has_certificate(entry):
         return tls
-    own = {
-        "certificate": entry.certificate,
-        "key": entry.key,
-        "key_password": entry.key_password,
-    }
+    # None of the connector's stays: it belongs to another certificate.
+    own = {name: getattr(entry, name) for name in ("certificate", *KeySettings.model_fields)}
     return tls.model_copy(update=own)

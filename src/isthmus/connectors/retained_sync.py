@@ -2,8 +2,8 @@
 
 When a session begins at the far side, it gets the retained messages of every route that leads to
 it. Later it gets what changes, like any message. A change with QoS 0 made while the link is down is
-not queued, so its topic is remembered, and what is retained there now, or that nothing is, is sent
-with the next connection.
+not queued, so its topic is remembered, on disk where there is a data folder, and what is retained
+there now, or that nothing is, is sent with the next connection.
 
 It sees those changes as a subscriber of `local` whose outlets take retained messages only, so other
 messages cost nothing.
@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from isthmus import clock
 from isthmus.delivery.outlet import KEEP, LaneOutlet, Outlet, compose
+from isthmus.delivery.receipt import PUBACK, Settler, open_receipt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from isthmus.connectors.connector import Connector
     from isthmus.connectors.member import Member
+    from isthmus.connectors.missed_topics import MissedTopics
     from isthmus.delivery.endpoint import Endpoint, Origin
     from isthmus.delivery.lane import Lane
     from isthmus.delivery.message import Message
@@ -64,12 +66,15 @@ class Routes(Protocol):
 class RetainedSync:
     """Keeps the retained messages at the far side of one connector what they are in `local`.
 
-    `enabled` counts from the next `watch`.
+    `enabled` counts from the next `watch`. `kept` are the topics that are remembered on disk, None
+    where there is none; to be set before the first `watch`.
     """
 
     def __init__(self, connector: Connector, *, enabled: bool) -> None:
         self._connector = connector
         self.enabled = enabled
+        self.kept: MissedTopics | None = None
+        self._stopped = False
         self._store: RetainedStore | None = None
         self._filters: tuple[bytes, ...] = ()
         self._watch: _Watch | None = None
@@ -92,15 +97,33 @@ class RetainedSync:
             for filter_ in self._filters:
                 local.unsubscribe(filter_, self._watch)
         new = () if self._store is None else tuple(set(wanted) - set(self._filters))
+        first = self._watch is None
         self._store = store
         self._filters = wanted
         self._watch = _Watch(self, self._connector, routes)
+        if first and self.kept is not None:
+            self._take_up(list(self.kept))
         for filter_ in wanted:
             local.subscribe(filter_, self._watch, 0)
         for lane, due in self._due.items() if new else ():
             for filter_ in new:
                 due.update(dict.fromkeys(store.topics(filter_)))
             self._send_soon(lane)
+
+    def _take_up(self, found: list[bytes]) -> None:
+        """What an earlier process has not sent is due where its topics go now: step by step."""
+        if self.kept is None or self._watch is None or self._stopped:
+            return
+        for topic in found[-TOPICS_PER_STEP:]:
+            ways = self._watch.ways(topic) if self.enabled and topic in self.kept else []
+            for way in ways:
+                self._due.setdefault(way.lane, {})[topic] = None
+                self._send_soon(way.lane)
+            if not ways:
+                self.kept.remove(topic)
+        del found[-TOPICS_PER_STEP:]
+        if found:
+            asyncio.get_running_loop().call_soon(self._take_up, found)
 
     def session(self, member: Member, *, new: bool) -> None:
         """`member` is connected; with a `new` session everything is sent, else what was missed."""
@@ -119,6 +142,8 @@ class RetainedSync:
         due = self._due.setdefault(lane, {})
         if topic in due or len(due) < REMEMBERED_TOPICS:
             due[topic] = None
+            if self.kept is not None:
+                self.kept.add(topic)
         else:
             self._connector.drops.add("retained_change", topic)
 
@@ -130,7 +155,8 @@ class RetainedSync:
             self._send_soon(member.lane)
 
     def stop(self) -> None:
-        """Send nothing more."""
+        """Send nothing more; what is on disk stays there, and what is missed now comes to it."""
+        self._stopped = True
         self._due.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -167,17 +193,45 @@ class RetainedSync:
         assert store is not None
         assert self._watch is not None
         message = store.get(topic)
+        receipt = None
+        if self.kept is not None and topic in self.kept:
+            receipt = open_receipt(_Missed(self, topic), PUBACK)
+            receipt.ids.append(b"\0\0")
         for outlet in self._watch.ways(topic):
             if outlet.lane is not lane:
                 continue
             if message is not None:
-                outlet.send(message.flags, message.properties, message.payload, None)
+                outlet.send(message.flags, message.properties, message.payload, receipt)
             else:
-                outlet.send(DELETION, b"", b"", None)
+                outlet.send(DELETION, b"", b"", receipt)
+        if receipt is not None:
+            receipt.release()
+
+    def sent(self, topic: bytes) -> None:
+        """What is retained in `topic` is safe, or sent with QoS 0, unless it has changed again."""
+        if self.kept is None or self._stopped:
+            return
+        if not any(topic in due for due in self._due.values()):
+            self.kept.remove(topic)
 
 
 DELETION = 1 << 1 | 1
 """The flags of a retained message without payload that must arrive: QoS 1."""
+
+
+class _Missed(Settler):
+    """Waits until what was sent for a topic is safe."""
+
+    __slots__ = ("_sync", "_topic")
+
+    def __init__(self, sync: RetainedSync, topic: bytes) -> None:
+        super().__init__()
+        self._sync = sync
+        self._topic = topic
+
+    def settled(self, receipt: Receipt) -> None:
+        del receipt
+        self._sync.sent(self._topic)
 
 
 class _Watch:

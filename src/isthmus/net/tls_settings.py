@@ -35,8 +35,8 @@ Source: TypeAlias = Path | Content
 """A file, or what it would hold."""
 
 
-class TLSSettings(SettingsModel):
-    """What both sides have in common."""
+class KeySettings(SettingsModel):
+    """The private key of a certificate, or the store that holds both."""
 
     key: Source | None = Field(
         default=None,
@@ -65,6 +65,27 @@ class TLSSettings(SettingsModel):
         description="Password of the `pkcs12` or `jks` store.",
         examples=["${env:STORE_PASSWORD}"],
     )
+
+    @property
+    def store(self) -> Source | None:
+        """The store of certificate and key, if one is given."""
+        return self.pkcs12 if self.pkcs12 is not None else self.jks
+
+    def key_contradictions(self, certificate: Source | None) -> Iterator[Problem]:
+        """Yield what cannot stand together of these keys and a certificate."""
+        if self.pkcs12 is not None and self.jks is not None:
+            yield Problem(("jks",), "cannot be combined with 'pkcs12'; drop one")
+        if self.store is not None:
+            for name, value in (("certificate", certificate), ("key", self.key)):
+                if value is not None:
+                    yield Problem((name,), "is in the store already; drop one of both")
+        elif self.store_password is not None:
+            yield Problem(("store_password",), "needs 'pkcs12' or 'jks', which it opens")
+
+
+class TLSSettings(KeySettings):
+    """What both sides have in common."""
+
     crl: Source | None = Field(
         default=None,
         description="PEM file with the revocation lists of the authorities. With it, every "
@@ -94,20 +115,8 @@ class TLSSettings(SettingsModel):
                 raise ValueError(f"an ALPN name is 1 to 255 ASCII characters, not {name!r}")
         return names
 
-    @property
-    def store(self) -> Source | None:
-        """The store of certificate and key, if one is given."""
-        return self.pkcs12 if self.pkcs12 is not None else self.jks
-
     def _contradictions(self, certificate: Source | None) -> Iterator[Problem]:
-        if self.pkcs12 is not None and self.jks is not None:
-            yield Problem(("jks",), "cannot be combined with 'pkcs12'; drop one")
-        if self.store is not None:
-            for name, value in (("certificate", certificate), ("key", self.key)):
-                if value is not None:
-                    yield Problem((name,), "is in the store already; drop one of both")
-        elif self.store_password is not None:
-            yield Problem(("store_password",), "needs 'pkcs12' or 'jks', which it opens")
+        yield from self.key_contradictions(certificate)
         if self.max_version < self.min_version:
             yield Problem(("max_version",), "must not be older than 'min_version'")
 

@@ -84,6 +84,11 @@ STEPS = (
       state BLOB NOT NULL                       -- JSON: whose it is, the message
     ) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE missed(                        -- retained changes that far sides have not heard of
+      id BLOB PRIMARY KEY                       -- connector, a zero byte, topic
+    ) WITHOUT ROWID;
+    """,
 )
 
 VERSION = len(STEPS)
@@ -155,4 +160,11 @@ RECEIVED = Statements(
     "SELECT * FROM received",
     "INSERT OR REPLACE INTO received VALUES {}",
     "DELETE FROM received WHERE id IN (VALUES {})",
+)
+
+MISSED = Statements(
+    1,
+    "SELECT * FROM missed",
+    "INSERT OR REPLACE INTO missed VALUES {}",
+    "DELETE FROM missed WHERE id IN (VALUES {})",
 )
