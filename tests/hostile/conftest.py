@@ -12,12 +12,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from victim import UNFORESEEN, GoodClient, Victim
+from victim import GROWTH_KIB, UNFORESEEN, GoodClient, Victim
 
 from raw import OPEN, until
-
-GROWTH_KIB = 6 * 1024
-"""What one test may add to the memory of the process: arenas of the allocator, bounded caches."""
 
 QUICK = {"broker": {"limits": {"connect_timeout": "1s"}}}
 

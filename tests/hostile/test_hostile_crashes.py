@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from victim import UNFORESEEN, Victim
+from victim import GROWTH_KIB, UNFORESEEN, GoodClient, Victim
 
 from raw import OPEN, PUBCOMP, PUBLISH, PUBREC, PUBREL, Raw, ack_packet
 
@@ -15,24 +15,36 @@ LONG = {"clean": False, "session_expiry": 3600}
 
 @pytest.fixture
 def again(tmp_path: Path) -> Iterator[Callable[[], Victim]]:
-    """Kill the broker, if there is one, and start it with what is on disk."""
-    running: list[Victim] = []
+    """Kill the broker, if there is one, and start it with what is on disk.
+
+    Each one serves a good client when it has started, and the last one at the end too.
+    """
+    running: list[tuple[Victim, GoodClient, int]] = []
 
     def end() -> None:
         while running:
-            victim = running.pop()
+            victim, good, before = running.pop()
+            grown = victim.rss_kib - before
             victim.process.kill()
             victim.process.wait()
+            good.close()
             assert not UNFORESEEN.search(victim.log), victim.log
+            assert grown < GROWTH_KIB
 
     def start() -> Victim:
         end()
-        running.append(Victim(tmp_path, {"broker": {"data": str(tmp_path / "data")}}))
-        return running[-1]
+        victim = Victim(tmp_path, {"broker": {"data": str(tmp_path / "data")}})
+        good = GoodClient(victim.port)
+        running.append((victim, good, victim.rss_kib))
+        good.served()
+        return victim
 
     OPEN.clear()
     yield start
-    end()
+    try:
+        running[-1][1].served()
+    finally:
+        end()
 
 
 async def test_cve_2026_8741_qos_2_that_is_sent_is_known_after_a_crash(again):

@@ -40,6 +40,15 @@ WINDOWS = 6
 UNFORESEEN = re.compile(r"Traceback|failed; this connection is closed|internal error")
 
 
+GROWTH_KIB = 6 * 1024
+"""What one test may add to the memory of the process: arenas of the allocator, bounded caches."""
+
+
+def rss_kib(pid: int) -> int:
+    """Memory of a process that is resident."""
+    return int(Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()[0])
+
+
 class Victim:
     """A running `isthmus run`. `port` is its first listener's; its log is in a file."""
 
@@ -81,8 +90,7 @@ class Victim:
 
     @property
     def rss_kib(self) -> int:
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.partition("VmRSS:")[2].split()[0])
+        return rss_kib(self.process.pid)
 
     @property
     def cpu_s(self) -> float:

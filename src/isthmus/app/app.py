@@ -10,6 +10,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING
 
+from isthmus.app.door import limit_door
 from isthmus.app.files import load_files
 from isthmus.app.status import Status
 from isthmus.app.status_topics import StatusTopics
@@ -112,7 +113,9 @@ class App:
 
     def new_door(self, realm: str, sources: Sources) -> Access:
         """Users and rights of one `auth`."""
-        return Access(sources, self.settings.broker.limits.topic_levels, realm)
+        door = Access(sources, self.settings.broker.limits.topic_levels, realm)
+        limit_door(door, self.settings.broker.limits)
+        return door
 
     def new_connector(self, name: str) -> Connector:
         """A connector of the settings.

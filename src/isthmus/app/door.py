@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from isthmus.auth.access import Access
 from isthmus.auth.settings import AuthSettings
 from isthmus.broker.entrance import Entrance
-from isthmus.broker.settings import LONGEST_AUTO_ID_PREFIX, BrokerSettings
+from isthmus.broker.settings import LONGEST_AUTO_ID_PREFIX, BrokerSettings, LimitSettings
 from isthmus.config.problems import Loc, Problem, path_text
 from isthmus.config.version import LEVELS, Version
 from isthmus.errors import MQTTError
@@ -129,6 +129,14 @@ class BrokerListenerSettings(ListenerSettings):
             versions=frozenset(LEVELS[version] for version in self.versions),
             name=name,
         )
+
+
+def limit_door(access: Access, limits: LimitSettings) -> None:
+    """Have the clients of a door keep to these limits, those that are connected too."""
+    access.rights.topic_levels = limits.topic_levels
+    access.guesses.limit(
+        per_address=limits.failed_login_rate, per_user=limits.failed_login_rate_per_user
+    )
 
 
 class Door(NamedTuple):

@@ -38,6 +38,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from isthmus.app.door import limit_door
 from isthmus.broker.broker import LOCAL
 from isthmus.connectors.connector import Connector, settle
 from isthmus.connectors.identity import Identity, identities
@@ -235,14 +236,14 @@ class Reload:
 
     def _switch_doors(self) -> None:
         app = self._app
-        levels = self._new.broker.limits.topic_levels
+        limits = self._new.broker.limits
         for realm, sources in self._sources.items():
             if realm in self._doors:
                 app.doors[realm] = self._doors[realm]
                 app.doors[realm].authenticator.start()
             else:
                 app.doors[realm].replace(sources)
-            app.doors[realm].rights.topic_levels = levels
+            limit_door(app.doors[realm], limits)
         if self._new.auth != self._old.auth:
             self._note_keys("auth", self._old.auth, self._new.auth)
 

@@ -8,20 +8,22 @@ two access lists.
 from __future__ import annotations
 
 from isthmus.auth.authenticator import Authenticator
+from isthmus.auth.guesses import Guesses
 from isthmus.auth.rights import Rights
 from isthmus.auth.sources import Sources
 
 
 class Access:
-    """The authenticator and the rights of one door.
+    """The authenticator, its limits of wrong logins, and the rights of one door.
 
     `realm` tells its users from those of other doors; "" is the door of the root's `auth`.
     """
 
-    __slots__ = ("authenticator", "realm", "rights")
+    __slots__ = ("authenticator", "guesses", "realm", "rights")
 
     def __init__(self, sources: Sources, topic_levels: int, realm: str = "") -> None:
-        self.authenticator = Authenticator(sources)
+        self.guesses = Guesses()
+        self.authenticator = Authenticator(sources, self.guesses)
         self.rights = Rights(sources.access, topic_levels)
         self.realm = realm
 

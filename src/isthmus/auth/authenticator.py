@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from isthmus.auth.guesses import Guesses, Turn, too_many
 from isthmus.auth.login import ANONYMOUS, DENIED, Login, Verdict
 from isthmus.auth.source import Unsure
 from isthmus.auth.sources import Sources
@@ -32,10 +33,12 @@ class Authenticator:
     """Decides who may connect. Not thread-safe: it belongs to the event loop.
 
     Without sources there is nothing to verify a name with: then everybody is as good as anonymous.
+    `guesses` says how many wrong logins are too many.
     """
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: Sources, guesses: Guesses | None = None) -> None:
         self._sources = sources
+        self._guesses = Guesses() if guesses is None else guesses
 
     def start(self) -> None:
         """Begin what runs in the background, such as fetching keys."""
@@ -43,10 +46,19 @@ class Authenticator:
             source.start()
 
     def at_once(self, login: Login) -> Verdict | None:
-        """Answer where nothing has to be waited for; None for `authenticate`."""
+        """Answer where nothing has to be waited for; None for `authenticate`.
+
+        Raises:
+            ProtocolViolation: There is no answer now, with the reason code.
+        """
         for source in self._sources.chain:
+            guess = source.is_guess(login)
+            if guess:
+                self._guesses.check(login)
             answer = source.at_once(login)
             if isinstance(answer, Verdict):
+                if guess:
+                    self._guesses.settle(login, allowed=answer.allowed)
                 return answer
             if answer is Unsure.WAIT:
                 return None
@@ -72,8 +84,17 @@ class Authenticator:
         """The method of enhanced authentication with this name; None if there is none."""
         return self._sources.methods.get(name)
 
-    def confirm(self, login: Login, verdict: Verdict) -> Verdict:
-        """What the verdict of a method is for a client with this certificate."""
+    def confirm(self, login: Login, verdict: Verdict, method: Method) -> Verdict:
+        """What the verdict of a method is for a client with this certificate.
+
+        Raises:
+            ProtocolViolation: It is not told, as there were too many wrong ones.
+        """
+        if getattr(method, "guessable", False):
+            # No password was seen, and the name is the one that the method was told.
+            tried = login._replace(username=verdict.username, password=None)
+            self._guesses.check(tried)
+            self._guesses.settle(tried, allowed=verdict.allowed)
         from isthmus.auth.certificate import CertificateSource  # only who uses it pays for it
 
         for source in self._sources.chain:
@@ -109,13 +130,22 @@ class Authenticator:
 
     async def _ask(self, sources: Sources, login: Login, gone: Callable[[], bool]) -> Verdict:
         for source in sources.chain:
+            guess = source.is_guess(login)
+            if guess:
+                self._guesses.check(login)
+            turn = Turn(self._guesses, login, gone)
             answer = source.at_once(login)
             if answer is Unsure.WAIT:
-                answer = await source.ask(login, gone)
-            if isinstance(answer, Verdict):
-                return answer
+                answer = await source.ask(login, turn if guess else gone)
             if self._sources is not sources:
                 return DENIED  # asked again by the caller
+            if isinstance(answer, Verdict):
+                if answer.allowed or not (turn.gone or turn.limit):
+                    if guess:
+                        self._guesses.settle(login, allowed=answer.allowed)
+                elif turn.limit:
+                    raise too_many(turn.limit)
+                return answer
         return self._anonymous(login)
 
     def _anonymous(self, login: Login) -> Verdict:

@@ -61,6 +61,11 @@ class CertificateSource:
     def __init__(self, identity: Literal["common_name", "subject"]) -> None:
         self._identity = identity
 
+    def is_guess(self, login: Login) -> bool:
+        """Never: nobody guesses a certificate."""
+        del login
+        return False
+
     def at_once(self, login: Login) -> Verdict | Unsure:
         """Read the name out of the certificate; TLS has verified it."""
         if login.certificate is None:

@@ -11,8 +11,6 @@ Nothing is done for a client that has gone.
 from __future__ import annotations
 
 import asyncio
-import hmac
-import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,7 +18,9 @@ from typing import Generic, TypeVar
 
 from isthmus import clock
 from isthmus.auth.check_queue import Check, CheckQueue
+from isthmus.auth.digest import Digest
 from isthmus.errors import ProtocolViolation
+from isthmus.net.recent import Recent
 
 T = TypeVar("T")
 
@@ -38,6 +38,8 @@ class Checks(Generic[T]):
         threads: How many checks run at the same time.
         keep_s: How long an answer is remembered, in seconds; 0 is not at all.
         now: Monotonic seconds.
+
+    `key` makes what stands for a question of its parts.
     """
 
     def __init__(
@@ -51,34 +53,22 @@ class Checks(Generic[T]):
         self._threads = threads
         self._keep_s = keep_s
         self._now = now
-        self._key = secrets.token_bytes(32)
-        self._young: dict[bytes, tuple[float, T]] = {}
-        self._old: dict[bytes, tuple[float, T]] = {}
+        self.key = Digest()
+        self._kept: Recent[tuple[float, T]] = Recent(REMEMBERED)
         self._pending: dict[bytes, Check[T]] = {}
         self._running = 0
         self._pool: ThreadPoolExecutor | None = None
 
-    def key(self, *parts: str | bytes | None) -> bytes:
-        """What stands for a question; tells nothing about its parts."""
-        digest = hmac.new(self._key, digestmod="sha256")
-        for part in parts:
-            data = part.encode(errors="surrogatepass") if isinstance(part, str) else part
-            digest.update(b"-" if data is None else b"%d:%b" % (len(data), data))
-        return digest.digest()
-
     def remembered(self, key: bytes) -> T | None:
         """The answer to this question, if it is still good."""
-        found = self._young.get(key) or self._old.get(key)
+        found = self._kept.get(key)
         return found[1] if found is not None and self._now() < found[0] else None
 
     def conclude(self, key: bytes, answer: T) -> T:
         """Remember an answer if it is one to be remembered; returns it."""
         keep_s = self._keep_s(answer)
         if keep_s > 0:
-            if len(self._young) >= REMEMBERED:
-                self._old = self._young
-                self._young = {}
-            self._young[key] = self._now() + keep_s, answer
+            self._kept.put(key, (self._now() + keep_s, answer))
         return answer
 
     async def ask(
@@ -121,7 +111,7 @@ class Checks(Generic[T]):
         key = check.key
         self._pending[key] = check
         # Also credentials whose time is over were good once.
-        loser = self.queue.add(check, known=key in self._young or key in self._old)
+        loser = self.queue.add(check, known=self._kept.get(key) is not None)
         if loser is not None:
             self._forget(loser)
             loser.answer.set_exception(

@@ -64,6 +64,10 @@ class HTTPSource:
         self._log_at = 0.0
         self.checks: Checks[Verdict | Unsure] = Checks(concurrency, self._keep_s, now=now)
 
+    def is_guess(self, login: Login) -> bool:
+        """Whether the service has to be asked about a password."""
+        return bool(login.password) and self.checks.remembered(self._key(login)) is None
+
     def at_once(self, login: Login) -> Verdict | Unsure:
         """Answer what was asked a moment ago."""
         return self.checks.remembered(self._key(login)) or Unsure.WAIT

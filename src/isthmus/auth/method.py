@@ -14,6 +14,9 @@ with what the client sent and says what to send back, until it gives a verdict:
             if data == b"knock knock":
                 return Step(b"who is there?")
             return Step(b"come in", Verdict(data == b"it is me", "friend"))
+
+One that checks what can be guessed, such as a password, says `guessable = True`: then its refusals
+count for `limits.failed_login_rate`.
 """
 
 from __future__ import annotations

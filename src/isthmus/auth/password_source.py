@@ -40,10 +40,17 @@ class PasswordSource:
             THREADS, lambda verdict: REMEMBER_S if verdict.allowed else 0.0, now=now
         )
 
+    def is_guess(self, login: Login) -> bool:
+        """Whether there is a password to be checked."""
+        username, password = login.username, login.password
+        if not password or not self._knows(username):
+            return False
+        return self.checks.remembered(self.checks.key(username, password)) is None
+
     def at_once(self, login: Login) -> Verdict | Unsure:
         """Answer what needs no hash, or a cheap one."""
         username, password = login.username, login.password
-        if username is None or not (self._alone or username in self.passwords):
+        if username is None or not self._knows(username):
             return Unsure.UNKNOWN
         if not password:
             return DENIED
@@ -79,6 +86,9 @@ class PasswordSource:
     def close(self) -> None:
         """End the threads."""
         self.checks.close()
+
+    def _knows(self, username: str | None) -> bool:
+        return username is not None and (self._alone or username in self.passwords)
 
     def _verify(self, username: str, password: bytes) -> Verdict:
         if not self.passwords.verify(username, password):

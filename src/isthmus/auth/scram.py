@@ -26,6 +26,7 @@ class ScramMethod:
     """The method for the users of a credentials file."""
 
     name = KIND
+    guessable = True
 
     def __init__(self, users: ScramFile, *, nonce: Callable[[], str] | None = None) -> None:
         self._users = users

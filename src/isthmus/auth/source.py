@@ -28,6 +28,12 @@ class Source(Protocol):
     name: str
     """Its key in the configuration."""
 
+    def is_guess(self, login: Login) -> bool:
+        """Whether it would check a password that it does not remember as right.
+
+        What cannot be guessed, such as the signature of a token, is none.
+        """
+
     def at_once(self, login: Login) -> Verdict | Unsure:
         """Answer without waiting, where that is possible."""
 

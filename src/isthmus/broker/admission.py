@@ -176,7 +176,12 @@ class Admission:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._conclude(step, self._judged(step.verdict))
+        try:
+            verdict = self._judged(step.verdict)
+        except MQTTError as error:
+            self._client.fail(error)
+        else:
+            self._conclude(step, verdict)
 
     def _judged(self, verdict: Verdict) -> Verdict:
         """The verdict, with the certificate considered, and files that were replaced meanwhile."""
@@ -184,7 +189,7 @@ class Admission:
         authenticator = self._client.access.authenticator
         if not verdict.by:
             verdict = verdict._replace(by=self._method.name)
-        verdict = authenticator.confirm(self._login, verdict)
+        verdict = authenticator.confirm(self._login, verdict, self._method)
         if verdict.allowed and authenticator.still_good(verdict):
             return verdict
         return DENIED._replace(username=verdict.username)  # the log says whom it was about

@@ -38,6 +38,17 @@ class LimitSettings(SettingsModel):
         "wait until they are accepted. Not set, it is as fast as the processor allows.",
         examples=["500/s"],
     )
+    failed_login_rate: Rate | None = Field(
+        default=2.0,
+        description="Wrong logins of one address per time, with bursts of ten seconds: passwords "
+        "that are not right, those that a web service denies, and SCRAM. Beyond it no password "
+        "from there is checked, and the client is refused with 0x97; who was let in from there "
+        "before is not affected. `null` is no limit.",
+    )
+    failed_login_rate_per_user: Rate | None = Field(
+        default=10.0,
+        description="The same for one user name, from all addresses together. `null` is no limit.",
+    )
     packet_rate: Rate | None = Field(
         default=None,
         description="Packets of one client per time, with bursts of one second; acknowledgements "

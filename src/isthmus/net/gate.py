@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from isthmus.net.peer import peer_network
+from isthmus.net.recent import Recent
 from isthmus.net.token_bucket import TokenBucket
 
 BURST_S = 10.0
@@ -39,7 +40,7 @@ class Gate:
         failed: Called with a stage, the peer and a text for each one that failed before MQTT.
     """
 
-    __slots__ = ("_in_all", "_old", "_open", "_rate", "_young", "failed", "per_address", "refused")
+    __slots__ = ("_buckets", "_in_all", "_open", "_rate", "failed", "per_address", "refused")
 
     def __init__(
         self,
@@ -52,8 +53,7 @@ class Gate:
         self._rate: float | None = None
         self._in_all: TokenBucket | None = None
         self._open: dict[str, int] = {}
-        self._young: dict[str, TokenBucket] = {}
-        self._old: dict[str, TokenBucket] = {}
+        self._buckets: Recent[TokenBucket] = Recent(REMEMBERED)
 
     def change(
         self, *, per_address: int | None, rate: float | None, in_all: float | None, now: float
@@ -62,7 +62,7 @@ class Gate:
         self.per_address = per_address
         if rate != self._rate:
             self._rate = rate
-            self._young, self._old = {}, {}
+            self._buckets.clear()
         if in_all != (self._in_all.rate if self._in_all is not None else None):
             self._in_all = None if in_all is None else TokenBucket(in_all, now, BURST_S)
 
@@ -99,13 +99,9 @@ class Gate:
 
     def __len__(self) -> int:
         """How many addresses take memory here."""
-        return len(self._open) + len(self._young) + len(self._old)
+        return len(self._open) + len(self._buckets)
 
     def _bucket(self, network: str, rate: float, now: float) -> TokenBucket:
-        found = self._young.get(network)
-        if found is None:
-            found = self._old.pop(network, None) or TokenBucket(rate, now, BURST_S)
-            if len(self._young) >= REMEMBERED:
-                self._old, self._young = self._young, {}
-            self._young[network] = found
+        found = self._buckets.get(network) or TokenBucket(rate, now, BURST_S)
+        self._buckets.put(network, found)
         return found
