@@ -536,7 +536,7 @@ async def test_retained_messages_follow_a_new_route(process: Reloadable, mosquit
     assert (await there.message()).payload == b"on"
 
 
-async def test_a_removed_connector_drains_and_releases_what_it_cannot_deliver(
+async def test_a_removed_connector_drains_and_refuses_what_it_cannot_deliver(
     process: Reloadable, far: Any, mosquitto: Any
 ) -> None:
     port = free_port()
@@ -555,7 +555,8 @@ async def test_a_removed_connector_drains_and_releases_what_it_cannot_deliver(
     assert changes[-1] == (
         "connector cloud: removed; 1 message(s) were not acknowledged in 8 s and are dropped"
     )
-    assert (await here.expect(PUBACK)).packet_id == 2
+    refused = await here.expect(PUBACK)
+    assert (refused.packet_id, refused.code) == (2, 0x83)
     goodbye = await peer.expect(DISCONNECT)
     assert goodbye.properties["session_expiry"] == 0
     await process.said("connector_removed")
@@ -571,15 +572,42 @@ async def test_a_connector_that_is_down_is_removed_at_once_and_says_why(
         "routes": {"out": {"from": "local", "topics": ["a/#"], "to": "cloud"}},
     }
     await process.start(listening(port, **wrong))
-    here = await Raw.client(port, "here")
+    here, old = await Raw.client(port, "here"), await Raw.client(port, "old", 4)
     here.publish("a/1", "1", 1)
+    old.publish("a/1", "2", 1)
     await here.nothing()
     async with asyncio.timeout(4):
         changes = await process.changed(listening(port))
     assert changes[-1] == (
-        "connector cloud: removed; 1 message(s) had no connection to leave by and are dropped"
+        "connector cloud: removed; 2 message(s) had no connection to leave by and are dropped"
     )
-    assert (await here.expect(PUBACK)).packet_id == 1
+    assert (await here.expect(PUBACK)).code == 0x83
+    await old.nothing()  # MQTT 3 has no code for it: its publisher keeps the message
+
+
+async def test_what_had_no_room_on_disk_is_refused_when_its_connector_is_removed(
+    process: Reloadable, tmp_path: Path
+) -> None:
+    port, nobody = free_port(), free_port()
+    data = {"broker": {"data": str(tmp_path / "data")}}
+    full = {
+        "connectors": {"cloud": {"url": f"127.0.0.1:{nobody}"}},
+        "routes": {
+            "out": {
+                "from": "local", "topics": ["a/#"], "to": "cloud", "queue": {"max_messages": 3}
+            }
+        },
+    }  # fmt: skip
+    await process.start(listening(port, **data, **full))
+    here = await Raw.client(port, "here")
+    for number in range(4):
+        here.publish("a/1", str(number), 1)
+    for number in range(3):
+        assert (await here.expect(PUBACK)).packet_id == number + 1
+    await here.nothing()
+    await process.changed(listening(port, **data))
+    refused = await here.expect(PUBACK)
+    assert (refused.packet_id, refused.code) == (4, 0x83)
 
 
 async def test_what_waits_for_a_far_side_that_is_down_arrives_at_the_new_address(

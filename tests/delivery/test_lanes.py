@@ -999,7 +999,7 @@ def test_queued_qos_0_messages_do_not_go_past_the_limit_of_a_peer_that_does_not_
     assert lane.drops.counts == {"slow_consumer": 53 - len(sent)}
 
 
-def test_an_abandoned_lane_counts_what_it_drops_and_releases_it():
+def test_an_abandoned_lane_counts_what_it_drops_and_refuses_it():
     lane = make_lane()
     owed = Owed()
     wire = attach(lane, receive_maximum=1)
@@ -1008,7 +1008,8 @@ def test_an_abandoned_lane_counts_what_it_drops_and_releases_it():
     receipt.release()
     wire.take()
     lane.detach()
-    assert lane.abandon("connector_removed") == 2
+    assert lane.abandon("connector_removed", 0x83) == 2
     assert lane.drops.counts == {"connector_removed": 2}
     assert owed.done == [receipt]
+    assert receipt.codes == {0: 0x83, 1: 0x83}
     assert (lane.queued, lane.inflight) == (0, 0)

@@ -63,6 +63,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("isthmus.connectors")
 
+REMOVED = 0x83
+"""What publishers are told whose messages wait for a connector that is removed."""
+
 UNSENT_BYTES = 16 << 20
 """QoS 0 bytes that wait for a far side which does not read; more is dropped and counted."""
 
@@ -262,9 +265,9 @@ class Connector:
     async def remove(self) -> int:
         """Stop for good, and drop what is left; see `settle` for what comes before.
 
-        Returns how many messages were dropped; whoever waited for their acknowledgement gets it, as
-        for a message that nobody has subscribed to. What is on disk stays there, for a connector
-        that comes back under this name.
+        Returns how many messages were dropped, and refused to whoever waited for their
+        acknowledgement. What is on disk stays there, for a connector that comes back under this
+        name.
         """
         await self.stop(for_good=True)
         if self.outboxes is not None:
@@ -276,7 +279,7 @@ class Connector:
                     self.name,
                     self.stored,
                 )
-        return sum(lane.abandon("connector_removed") for lane in self.lanes)
+        return sum(lane.abandon("connector_removed", REMOVED) for lane in self.lanes)
 
     async def change(
         self, settings: ConnectorSettings, client_ids: ClientIds, found: list[Identity]

@@ -363,19 +363,22 @@ class Lane:
         self.waiting = self._queue is not None
         self.full = other.full
 
-    def abandon(self, reason: str) -> int:
-        """Drop and count all that waits or is in flight, and release it; returns how many.
+    def abandon(self, reason: str, code: int) -> int:
+        """Drop and count all that waits or is in flight, refused with `code`; returns how many.
 
         For a target that is there no more. Without a connection. What is on disk stays there.
         """
         if self.outbox is not None:
-            return self.outbox.abandon(reason)  # all else is there, since the connection has gone
+            return self.outbox.abandon(
+                reason, code
+            )  # all else is there, since the connection has gone
         queue = self._hand_out(inflight=True)
         count = len(queue)
         while queue:
             item = queue.popleft()
             self.drops.add(reason, item.topic[2:])
             if item.receipt is not None:
+                item.receipt.refuse(item.place, code)
                 item.receipt.release()
         return count
 

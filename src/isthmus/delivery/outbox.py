@@ -587,12 +587,13 @@ class Outbox(Keeper):
         self._inherited.append(backlog)
         self.committed(backlog)
 
-    def abandon(self, reason: str) -> int:
-        """Drop and count what waits for room, and release it; returns how many."""
+    def abandon(self, reason: str, code: int) -> int:
+        """Drop and count what waits for room, refused with `code`; returns how many."""
         held = self._take_held()
         for item in held:
             self._lane.drops.add(reason, item.topic[2:])
             if item.receipt is not None:
+                item.receipt.refuse(item.place, code)
                 item.receipt.release()
         return len(held)
 
