@@ -275,12 +275,13 @@ def test_a_variable_that_is_not_set_is_one_problem(monkeypatch, capsys) -> None:
 
 
 def test_when_a_connector_connects(tmp_path: Path) -> None:
-    """A lazy one keeps QoS 0, which waits for nobody else."""
+    """A lazy one keeps QoS 0, which waits for others only where the route says so."""
     far = {"url": "far.example:1883"}
     lazy = {**far, "start": "lazy", "lazy": {"threshold": 3, "after": "5m", "idle_timeout": "2s"}}
     connectors = {"a": lazy, "b": {**far, "start": "once"}, "c": far}
     routes = {f"to-{name}": {"from": "local", "topics": [name], "to": name} for name in connectors}
     routes["zero"] = {"from": "local", "topics": ["z"], "to": "a", "qos": 0}
+    routes["kept"] = {"from": "local", "topics": ["k"], "to": "c", "qos": 0, "queue_qos0": True}
     settings = Settings.model_validate(
         {"connectors": connectors, "routes": routes, "broker": {"data": str(tmp_path)}}
     )
@@ -292,3 +293,4 @@ def test_when_a_connector_connects(tmp_path: Path) -> None:
     assert "QoS 0 is dropped while b is away" in text
     assert "QoS 0 is dropped while c is away" in text
     assert "they wait in memory while a is away" in text
+    assert "they wait in memory while c is away" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from test_cli_check import run
@@ -164,6 +165,18 @@ async def test_it_says_what_the_process_does(isthmus) -> None:
             settings, Message(topic.encode(), b"x", qos), "local", "me", None
         )
         assert got == {line for line in lines if line.startswith("  cloud gets")}
+
+
+@pytest.mark.parametrize("how", [{}, {"queue_qos0": True}, {"start": "lazy"}])
+async def test_whether_qos_0_waits_for_a_connection_is_said(how: dict[str, Any]) -> None:
+    connector = {"url": "far.example", "start": how.get("start", "automatic")}
+    route = {"from": "local", "to": "cloud", "topics": ["#"], "queue_qos0": "queue_qos0" in how}
+    settings = Settings.model_validate(
+        {"connectors": {"cloud": connector}, "routes": {"out": route}}
+    )
+    lines = await message_path(settings, Message(b"a", b"x", 0), "local", "me", None)
+    fate = "waits" if how else "dropped"
+    assert f"  cloud gets a with QoS 0; {fate} while cloud is away" in lines
 
 
 async def test_the_page_shows_what_it_prints() -> None:

@@ -678,6 +678,45 @@ async def test_qos_0_of_a_time_without_a_link_is_neither_kept_nor_sent_late(isth
     assert (await there.expect(PUBLISH)).payload == b"kept"
 
 
+@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize("more", [{}, {"rate_limit": "1000/s"}])
+async def test_qos_0_waits_for_a_link_where_the_route_says_so(
+    isthmus, far, tmp_path, more, on_disk
+):
+    routes = {"out": out("out/#", queue_qos0=True), "other": out("other/#")}
+    broker = {"broker": {"data": str(tmp_path)}} if on_disk else {}
+    near = await isthmus({**bridge(far.port, routes=routes, **more), **broker})
+    publisher = await near.client("publisher")
+    publisher.publish("out/x", "first")
+    publisher.publish("out/x", "kept", 1)
+    publisher.publish("out/x", "second")
+    there = await far.accept()
+    await there.expect(CONNECT)
+    publisher.publish("out/x", "third")
+    publisher.publish("other/x", "dropped")
+    await publisher.arrived()
+    assert near.cloud.drops.counts == {"link_down": 1}
+    there.send(packet(0x20, b"\0\0\0"))
+    arrived = [(await there.expect(PUBLISH)).payload for _ in range(4)]
+    assert arrived == [b"first", b"kept", b"second", b"third"]
+
+
+async def test_a_retained_change_that_waits_is_not_sent_twice(isthmus, far):
+    near = await isthmus(bridge(far.port, routes={"out": out("out/#", queue_qos0=True)}))
+    there, _ = await far.client()
+    await near.connected()
+    there.close()
+    await until(lambda: near.status()["state"] == "waiting")
+    here = await near.client("here")
+    here.publish("out/x", "changed", retain=True)
+    await here.nothing()
+    there, _ = await far.client(session_present=True)
+    assert (await there.expect(PUBLISH)).payload == b"changed"
+    await near.connected()
+    here.publish("out/end")
+    assert (await there.expect(PUBLISH)).topic == "out/end"
+
+
 @pytest.mark.both_loops
 async def test_keep_alive_finds_a_black_hole(isthmus, far, proxy, caplog):
     """MQTT-3.1.2-24 is the server's side of it: no answer to PINGREQ ends the connection."""

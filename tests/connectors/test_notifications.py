@@ -102,6 +102,28 @@ async def test_a_link_that_is_silently_gone_shows_0(isthmus, far, proxy):
     assert "PINGREQ" in near.status()["reason"]
 
 
+async def test_after_a_reconnect_it_is_1_and_no_late_0_follows(isthmus, far):
+    """Neither waits: what shows an old state is not sent behind a newer one."""
+    near = await isthmus(
+        bridge(far.port, routes={"out": out("out/#")}, client_id="edge", notifications=ON)
+    )
+    here = await near.client("here")
+    await here.subscribe(TOPIC)
+    seen = [(await here.message()).payload]
+    for _ in range(3):
+        there, _ = await far.client(session_present=True)
+        first = await there.expect(PUBLISH)
+        assert (first.topic, first.payload, first.dup) == (TOPIC, b"1", False)
+        await near.connected()
+        here.publish("out/x", "next")
+        assert (await there.expect(PUBLISH)).topic == "out/x"
+        assert await state(near) == b"1"
+        there.close()  # "1" was never acknowledged
+        await until(lambda: near.status()["state"] == "waiting")
+        seen += [(await here.message()).payload for _ in range(2)]
+    assert seen == [b"0", *[b"1", b"0"] * 3]
+
+
 async def test_a_refused_notification_is_logged_and_harms_nothing(isthmus, far, caplog):
     near = await isthmus(
         bridge(far.port, routes={"out": out("o/#")}, client_id="edge", notifications=ON)

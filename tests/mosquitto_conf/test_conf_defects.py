@@ -88,6 +88,23 @@ SHOWN = {
         "connectors/test_rate_limit.py::test_what_waits_for_the_rate_outlives_the_connection",
         "connectors/test_promise.py::test_mqtt_3_3_4_7_the_far_sides_receive_maximum_holds",
     ],
+    "the state of a bridge is 0": [
+        "connectors/test_notifications.py::test_after_a_reconnect_it_is_1_and_no_late_0_follows",
+        "connectors/test_notifications.py::test_a_real_mosquitto_shows_the_state",
+        "app/test_status_topics.py::test_the_status_follows_the_far_side",
+        "app/test_status_topics.py::test_what_waits_and_how_old_it_is",
+    ],
+    "of two addresses the first is tried": [
+        "connectors/test_addresses.py::test_every_address_is_named_when_none_answers",
+        "connectors/test_addresses.py::test_real_brokers_primary_down_and_up_again",
+    ],
+    "`persistence` is a snapshot": [
+        "broker/test_retained_on_disk.py::test_what_was_acknowledged_outlives_a_kill",
+        "power/test_kill_between_steps.py::test_nothing_is_lost_wherever_the_process_is_killed",
+    ],
+    "bridges have all rights": [
+        "routing/test_tables.py::test_a_route_keeps_the_rights_of_a_user",
+    ],
     "a new certificate or a new token": [
         "net/test_tls_files.py::test_a_connector_uses_renewed_files_and_keeps_old_ones_instead_of_broken_ones",
         "app/test_reload.py::test_a_new_token_is_used_without_a_restart_and_nothing_is_lost",

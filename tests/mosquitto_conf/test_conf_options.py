@@ -34,6 +34,7 @@ HONOURED: list[tuple[str, str, str, Any]] = [
     ("global_max_clients", "global_max_clients 9\n", "broker.limits.sessions", 9),
     ("global_max_connections", "global_max_connections 9\n", "broker.limits.connections", 9),
     ("queue_qos0_messages", "queue_qos0_messages true\n", "broker.queue_qos0", True),
+    ("queue_qos0_messages", f"queue_qos0_messages true\n{C}", "routes.far-1.queue_qos0", True),
     ("upgrade_outgoing_qos", "upgrade_outgoing_qos true\n", "broker.upgrade_outgoing_qos", True),
     ("upgrade_outgoing_qos", f"upgrade_outgoing_qos true\n{C}", "routes.far-1.qos", 1),
     ("retain_available", "retain_available false\n", "broker.retain_available", False),
@@ -452,6 +453,24 @@ def test_every_way_to_a_plugin_is_refused_with_the_reason(tmp_path: Path, lines:
     (note,) = drafted(tmp_path, lines).refused
     assert str(note).startswith(f"{tmp_path}/mosquitto.conf:1: {lines.split()[0]}: ")
     assert "all other plugins are C code for Mosquitto" in note.text
+
+
+@pytest.mark.parametrize(
+    ("lines", "where"),
+    [
+        ("cleansession true\n", [4]),
+        ("local_cleansession true\n", [4]),
+        ("cleansession true\nlocal_cleansession true\n", [5]),
+        ("cleansession true\nlocal_cleansession false\n", []),
+        ("cleansession false\n", []),
+    ],
+)
+def test_messages_wait_though_the_session_is_clean_and_that_is_said(
+    tmp_path: Path, lines: str, where: list[int]
+) -> None:
+    draft = drafted(tmp_path, f"{C}{lines}")
+    said = [note for note in map(str, draft.notes) if "messages of QoS 1 and 2 wait" in note]
+    assert [int(note.split(":")[1]) for note in said] == where
 
 
 def test_nothing_is_unsubscribed_where_that_is_switched_off(tmp_path: Path) -> None:

@@ -180,6 +180,54 @@ async def test_its_connack_is_that_of_mosquitto(mosquitto, isthmus, tmp_path: Pa
     assert set(ours) >= set(theirs)
 
 
+@pytest.mark.parametrize("queued", ["true", "false"])
+async def test_qos_0_over_an_outage_is_as_with_mosquitto(
+    mosquitto, isthmus, proxy, tmp_path: Path, queued: str
+) -> None:
+    """`queue_qos0_messages` is for bridges too."""
+    far = await mosquitto()
+    network = await proxy(far.port)
+    text = (
+        f"queue_qos0_messages {queued}\nconnection cloud\naddress 127.0.0.1:{network.port}\n"
+        "remote_clientid me\nrestart_timeout 1\ntopic out/# out 1\n"
+    )
+    there = await Raw.client(far.port, "there")
+    await there.subscribe("out/#", qos=1)
+
+    async def state(here: Raw, payload: bytes) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while (await here.message()).payload != payload:
+                pass
+
+    async def arrived(port: int) -> list[bytes]:
+        here = await Raw.client(port, "here")
+        publisher = await Raw.client(port, "publisher")
+        await here.subscribe("$SYS/broker/connection/me/state")
+        await state(here, b"1")
+        network.refusing = True
+        network.reset()
+        await state(here, b"0")
+        publisher.publish("out/a", "first")
+        publisher.publish("out/a", "second")
+        publisher.publish("out/a", "last", 1)
+        await publisher.arrived()
+        network.refusing = False
+        await state(here, b"1")
+        found: list[bytes] = []
+        async with asyncio.timeout(PATIENCE_S):
+            while b"last" not in found:
+                found.append((await there.message()).payload)
+        return found
+
+    real = await mosquitto(*text.splitlines())
+    theirs = await arrived(real.port)
+    real.kill()
+    near = await isthmus(load(written(tmp_path, text), ports=[free_port()]).settings)
+    ours = await arrived(near.port)
+    assert theirs == ([b"first", b"second", b"last"] if queued == "true" else [b"last"])
+    assert ours == theirs
+
+
 # -- the command line ------------------------------------------------------------------------------
 
 

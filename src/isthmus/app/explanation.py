@@ -74,8 +74,8 @@ def explain(settings: Settings) -> Iterator[str]:
         yield f"Route {leg.route}, from {leg.source} to {leg.target}: {_mapping(leg)}."
         yield f"  {_qos(leg)}; {_retain(leg.settings.retain)}."
         target = settings.connectors.get(leg.target)
-        lazy = target is not None and target.start == "lazy"
-        yield f"  {_safety(leg, on_disk=settings.broker.stores, lazy=lazy)}."
+        waits = leg.settings.queue_qos0 or (target is not None and target.start == "lazy")
+        yield f"  {_safety(leg, on_disk=settings.broker.stores, waits=waits)}."
         yield from _particulars(leg, target)
         shared = shared_limits([o.settings.queue for o in directions if o.target == leg.target])
         if leg.target != LOCAL and shared != QueueLimits():
@@ -317,13 +317,13 @@ def _retain(retain: str) -> str:
     }[retain]
 
 
-def _safety(leg: Leg, *, on_disk: bool, lazy: bool) -> str:
+def _safety(leg: Leg, *, on_disk: bool, waits: bool) -> str:
     route, target = leg.settings, leg.target
     publisher = "Their publisher" if leg.source == LOCAL else leg.source
     if target == LOCAL:
         return f"{publisher} gets the acknowledgement when this broker has the message"
     if route.qos == 0 or route.max_qos == 0:
-        fate = "wait in memory" if lazy else "are dropped"
+        fate = "wait in memory" if waits else "are dropped"
         return (
             f"{publisher} gets the acknowledgement at once, as the messages leave with QoS 0: "
             f"they {fate} while {target} is away"
@@ -338,9 +338,9 @@ def _safety(leg: Leg, *, on_disk: bool, lazy: bool) -> str:
         if on_disk:
             text += ", or when the message is on disk here"
     raised = "waits" if on_disk else "waits in memory"
-    kept = "waits in memory" if lazy else "is dropped"
-    waits = kept if route.qos == "keep" else raised
-    return f"{text}; QoS 0 {waits} while {target} is away"
+    kept = "waits in memory" if waits else "is dropped"
+    fate = kept if route.qos == "keep" else raised
+    return f"{text}; QoS 0 {fate} while {target} is away"
 
 
 def _queue(limits: QueueLimits, target: str) -> str:

@@ -13,6 +13,7 @@ from isthmus.app.app import App
 from isthmus.auth.principal import Principal
 from isthmus.broker.retained import RetainOutlet
 from isthmus.connectors.connector import Connector
+from isthmus.connectors.keeping_outlet import KeepingOutlet
 from isthmus.connectors.no_connection import NO_CONNECTION, NoConnectionOutlet
 from isthmus.delivery.endpoint import Origin
 from isthmus.delivery.outlet import CountingOutlet, LaneOutlet
@@ -217,7 +218,8 @@ class _Explained:
         if leaves >> 1 and not outlet.memory:
             waits.append(connector.name)
         if not leaves >> 1:
-            text += f"; dropped while {connector.name} is away"
+            waits_too = isinstance(outlet, KeepingOutlet) or connector.settings.start == "lazy"
+            text += f"; {'waits' if waits_too else 'dropped'} while {connector.name} is away"
         return text
 
     def _member(self, lane: Lane) -> tuple[Connector, int]:

@@ -17,6 +17,7 @@ from isthmus.connectors.crowding import Crowding
 from isthmus.connectors.failback import Failback
 from isthmus.connectors.figures import Figures
 from isthmus.connectors.identity import Identity, identities
+from isthmus.connectors.keeping_outlet import KeepingLimitedOutlet, KeepingOutlet
 from isthmus.connectors.live_settings import kind_of_lane, needs_new_connections
 from isthmus.connectors.member import LASTING_REFUSALS, Member
 from isthmus.connectors.no_connection import NoConnectionOutlet
@@ -479,6 +480,7 @@ class Connector:
         memory: bool,
         connection: bytes | None = None,
         hops: bool = True,
+        keeps_qos0: bool = False,
     ) -> None:
         """Add the one outlet to the far side; see `Endpoint.route`.
 
@@ -494,7 +496,9 @@ class Connector:
         allowed = compose(flags, self._allowed_flags)
         # A bucket comes or goes with new ways; see `_take_settings`.
         limited = isinstance(lane, QueuedLane) and lane.bucket is not None
-        kind = LimitedOutlet if limited else LaneOutlet
+        kind: type[LaneOutlet] = LimitedOutlet if limited else LaneOutlet
+        if keeps_qos0:
+            kind = KeepingLimitedOutlet if limited else KeepingOutlet
         guard = self.hops if hops and self.settings.version == "5" else None
         plan.add(kind(lane, topic, allowed, memory=memory, echo_key=self, hops=guard))
 

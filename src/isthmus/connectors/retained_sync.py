@@ -16,6 +16,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
 from isthmus import clock
+from isthmus.connectors.keeping_outlet import KeepingOutlet
 from isthmus.delivery.outlet import KEEP, LaneOutlet, Outlet, compose
 from isthmus.delivery.receipt import PUBACK, Settler, open_receipt
 
@@ -277,7 +278,9 @@ class ChangeOutlet(Outlet):
         del properties, payload, receipt
         for way in self._ways:
             lane = way.lane
-            if lane.link is None and way.first[self._flags[flags]] < 0x32 and not lane.keeps_qos0:
+            if lane.link is not None or lane.keeps_qos0 or isinstance(way, KeepingOutlet):
+                continue
+            if way.first[self._flags[flags]] < 0x32:
                 self._sync.missed(lane, self._topic)
 
     def with_flags(self, table: tuple[int, ...]) -> ChangeOutlet:

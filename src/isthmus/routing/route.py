@@ -48,7 +48,8 @@ class Route:
     """One direction of a route: what it makes of a message, decided once per topic.
 
     `flags` maps the QoS and retain flag of messages, `hops` says that they get theirs over MQTT 5,
-    `drops` counts what is refused. `personal` says that the result depends on who published.
+    `keeps_qos0` that those with QoS 0 wait for a connection too. `drops` counts what is refused.
+    `personal` says that the result depends on who published.
     """
 
     __slots__ = (
@@ -59,6 +60,7 @@ class Route:
         "drops",
         "flags",
         "hops",
+        "keeps_qos0",
         "leg",
         "memory",
         "name",
@@ -92,6 +94,7 @@ class Route:
         )
         self.memory = settings.durability == "memory"
         self.hops = settings.loop_guard.hops
+        self.keeps_qos0 = settings.queue_qos0
         self.drops = Drops(f"route {self.name}", log)
         self.tally = Tally()
         self._joint: list[Tally] = []

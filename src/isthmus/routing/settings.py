@@ -157,6 +157,12 @@ class RouteSettings(SettingsModel):
         "template like `topic`. Not set means that topics are spread over all.",
         examples=["${clientid}"],
     )
+    queue_qos0: bool = Field(
+        default=False,
+        description="Messages that leave with QoS 0 wait too while the connector that they go to "
+        "is not connected, as far as `queue` has room; nothing promises that they outlive the "
+        "process. Off, they are dropped, and counted as `link_down`.",
+    )
     check_as: str | None = Field(
         default=None,
         min_length=1,

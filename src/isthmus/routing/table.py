@@ -91,6 +91,7 @@ class Way:
             memory=memory,
             connection=self.connection,
             hops=any(route.hops for route in self.routes),
+            keeps_qos0=any(route.keeps_qos0 for route in self.routes),
         )
 
 

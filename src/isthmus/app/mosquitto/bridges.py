@@ -10,6 +10,7 @@ from pathlib import Path
 from isthmus.app.mosquitto.blocks import Block, Configuration, Setting
 from isthmus.app.mosquitto.draft import Draft, literal
 from isthmus.app.mosquitto.grammar import ValueProblem
+from isthmus.app.mosquitto.options import OPTIONS
 from isthmus.app.mosquitto.topic_lines import (
     TopicLine,
     by_precedence,
@@ -143,6 +144,10 @@ def _version(block: Block, loc: Loc, draft: Draft) -> None:
 
 def _session(block: Block, loc: Loc, draft: Draft) -> None:
     clean = draft.take(block, "cleansession", (*loc, "clean_start"))
+    if clean is not None and clean.value and block.last("local_cleansession") is None:
+        draft.note(
+            clean, f"local_cleansession has no effect: {OPTIONS['local_cleansession'].becomes}"
+        )
     found = block.last("bridge_session_expiry_interval")
     if found is not None:
         draft.put((*loc, "session_expiry"), f"{found.value}s", found)
@@ -268,6 +273,7 @@ def _tls(block: Block, loc: Loc, draft: Draft) -> None:
 
 def _routes(configuration: Configuration, block: Block, name: str, draft: Draft) -> None:
     lines = []
+    queued = configuration.general.last("queue_qos0_messages")
     for setting in block.all("topic"):
         try:
             line = parse_topic_line(setting.statement)
@@ -275,10 +281,12 @@ def _routes(configuration: Configuration, block: Block, name: str, draft: Draft)
             draft.problem(setting, str(problem))
             continue
         if not line.qos_given:
+            kept = queued is not None and queued.value and line.directions == {"out"}
+            lost = "" if kept else " and is lost while the link is down"
             draft.note(
                 setting,
                 f"has no QoS, so it is 0, as in Mosquitto: {line.pattern or line.local} moves with "
-                "QoS 0 and is lost while the link is down; write the QoS behind the direction",
+                f"QoS 0{lost}; write the QoS behind the direction",
             )
         lines.append((setting, line))
     _unsubscribe([line for _, line in lines], block, ("connectors", name), draft)
@@ -301,6 +309,8 @@ def _routes(configuration: Configuration, block: Block, name: str, draft: Draft)
             draft.put((*loc, "qos" if raised else "max_qos"), line.qos, setting)
             if direction == "out" and clear is not None and clear.value is False:
                 draft.put((*loc, "retain"), "clear", clear)
+            if direction == "out" and queued is not None and queued.value:
+                draft.put((*loc, "queue_qos0"), True, queued)
 
 
 def _unsubscribe(lines: list[TopicLine], block: Block, loc: Loc, draft: Draft) -> None:

@@ -60,7 +60,8 @@ GENERAL = (
            "`broker.limits.sessions`; -1 is its default", many=True),
     Option("global_max_connections", _GENERAL, _NUMBER, _HONOURED,
            "`broker.limits.connections`; -1 is its default", many=True),
-    Option("queue_qos0_messages", _GENERAL, _SWITCH, _HONOURED, "`broker.queue_qos0`",
+    Option("queue_qos0_messages", _GENERAL, _SWITCH, _HONOURED,
+           "`broker.queue_qos0`, and `routes.*.queue_qos0` for what leaves over bridges",
            many=True),
     Option("upgrade_outgoing_qos", _GENERAL, _SWITCH, _HONOURED,
            "`broker.upgrade_outgoing_qos`, and `routes.*.qos` instead of `routes.*.max_qos` for "
@@ -234,9 +235,11 @@ BRIDGE = (
     Option("local_password", _BRIDGE, _TEXT, _NO_EFFECT, "Mosquitto never uses it"),
     Option("cleansession", _BRIDGE, _SWITCH, _HONOURED,
            "`connectors.*.clean_start`; false if not set, and then with MQTT 5 the session never "
-           "expires", many=True),
+           "expires. It is about the session at the far side: messages that leave wait while the "
+           "link is down also where it is true, with a note; see `local_cleansession`", many=True),
     Option("local_cleansession", _BRIDGE, _SWITCH, _NO_EFFECT,
-           "messages of QoS 1 and 2 wait while the link is down; nothing is thrown away that was "
+           "false is what is done; with true too, and if `cleansession true` stands for it, "
+           "messages of QoS 1 and 2 wait while the link is down: nothing is thrown away that was "
            "acknowledged", many=True),
     Option("bridge_session_expiry_interval", _BRIDGE, _NUMBER, _HONOURED,
            "`connectors.*.session_expiry`", low=0, many=True),
