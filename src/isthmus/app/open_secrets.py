@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +20,8 @@ def open_secrets(settings: Settings) -> Iterator[tuple[Loc, str]]:
     for loc, path in _secret_files(settings):
         with suppress(OSError):  # whoever opens it says why
             if os.name == "posix" and path.stat().st_mode & stat.S_IROTH:
+                import shlex  # rarely needed
+
                 command = f"chmod o-rwx {shlex.quote(str(path))}"
                 yield loc, f"may be read by every user of this machine: {command}"
 

@@ -12,7 +12,6 @@ from isthmus.connectors.dialects import Dialect, DialectChoice
 from isthmus.connectors.far_client import MOST_IN_FLIGHT, FarClient
 from isthmus.connectors.guess import look
 from isthmus.connectors.hello import WillChoice, configured_will
-from isthmus.connectors.probe import login_advice
 from isthmus.connectors.queued_lane import QueuedLane
 from isthmus.connectors.rival import Rival
 from isthmus.delivery.lane import PUBREL
@@ -555,6 +554,8 @@ class Member:
                 )
         if not another_way:
             self._next_address()
+        from isthmus.connectors.probe import login_advice  # only who fails pays for it
+
         where = f"{self.addresses[place].shown}: " if len(self.addresses) > 1 else ""
         hints = "; ".join(filter(None, (error.hint, login_advice(error))))
         detail = f" ({hints})" if hints else ""
