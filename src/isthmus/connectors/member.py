@@ -1,4 +1,7 @@
-"""One member of a connector's pool: a client id, its lane, and the loop that keeps it connected."""
+"""One member of a connector's pool: a client id, its lane, and the loop that keeps it connected.
+
+Over 600 lines, as all of it is about one loop: what a connection was like decides on the next one.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from isthmus.connectors.guess import look
 from isthmus.connectors.hello import WillChoice, configured_will
 from isthmus.connectors.queued_lane import QueuedLane
 from isthmus.connectors.rival import Rival
+from isthmus.connectors.suspicion import Suspicion
 from isthmus.delivery.lane import PUBREL
 from isthmus.errors import ConnectError
 from isthmus.mqtt.properties import PropertyId
@@ -70,7 +74,7 @@ class Member:
     have, though nobody wants them there.
     One that is `leaving` belongs to the pool no more: it gives up what it has, `parting` is what it
     was subscribed to, and it connects no more. `rival` knows of another client with the same client
-    id.
+    id, `suspicion` of a message at which the far side closes.
     """
 
     def __init__(self, connector: Connector, index: int, identity: Identity, lane: Lane) -> None:
@@ -106,6 +110,7 @@ class Member:
         self._ask_again: Timer | None = None
         self._look: asyncio.Task[None] | None = None
         self.rival = Rival()
+        self.suspicion = Suspicion(self.lane, connector.reactor.wheel)
 
     @property
     def number(self) -> int:
@@ -423,7 +428,6 @@ class Member:
         noticed = self.connector.notifications.up(client, self.client_id)
         self._ask_again_s = ASK_AGAIN_MIN_S
         self.connector.attached(self, client, session_present=present, moved=moved)
-
         self.lane.attach(
             client.link,
             v5=client.v5,
@@ -431,7 +435,9 @@ class Member:
             # What is in flight was sent to another service: here these are new publications. An
             # old session here may still hold packet identifiers of QoS 2, which are freed first.
             moved=moved,
-            receive_maximum=min(peer.receive_maximum - noticed, MOST_IN_FLIGHT),
+            receive_maximum=self.suspicion.attaching(
+                min(peer.receive_maximum - noticed, MOST_IN_FLIGHT)
+            ),
             max_packet=largest,
             max_qos=peer.maximum_qos,
             retain=peer.retain_available,
@@ -520,9 +526,12 @@ class Member:
 
     def _lost(self, client: FarClient, reason: str, lived_s: float) -> bool:
         """Say that a connection has ended; whether to wait before the next one."""
-        rival = self.rival.ended(
-            lived_s, code=client.told, closed=reason in CLOSES, now=clock.monotonic()
-        )
+        closed, rival = reason in CLOSES and client.told is None, ""
+        if not closed or not self.suspicion.paused:  # else it is about a message
+            rival = self.rival.ended(
+                lived_s, code=client.told, closed=closed, now=clock.monotonic()
+            )
+        self.suspicion.ended(closed=closed)
         if reason not in (RETURNING, IDLE, BETTER):
             more = f"; {rival}: give one of the two another client id" if rival else ""
             if self.rival.wait_s:

@@ -319,6 +319,24 @@ class Lane:
         self.window.limit = 0
         self._set_room()
 
+    def allow(self, receive_maximum: int) -> None:
+        """Have so many messages in flight from now on, as `attach` says it at first."""
+        self.window.limit = min(self.max_inflight, receive_maximum)
+        self.look_for_room()
+
+    @property
+    def oldest(self) -> tuple[bytes, bytes] | None:
+        """Topic and payload of the oldest message in flight."""
+        for packet, *_ in self.entries.values():
+            unpacked = unpack(packet, v5=self.v5)
+            return unpacked[1][2:], unpacked[4]
+        return None
+
+    def condemn(self, reason: str, code: int) -> None:
+        """The oldest message in flight ends here, undelivered; without a connection."""
+        packet_id = next(iter(self.entries))
+        self._fail(self.entries.pop(packet_id), reason, code)
+
     def inherit(self, other: Lane, *, inflight: bool = True) -> int:
         """Take over what waits in `other`, in order, behind what waits here; returns how many.
 
@@ -901,7 +919,7 @@ class Lane:
         entry = self.entries.get(wire_id)
         if entry is None:
             return
-        packet, receipt, index, _ = entry
+        packet, receipt, _, _ = entry
         if packet[0] >> 1 & 3 != qos:
             raise ProtocolViolation("an acknowledgement for a message of another QoS", 0x82)
         del self.entries[wire_id]
@@ -917,20 +935,24 @@ class Lane:
             self._id_was_taken = True
             self.pump()
         else:
-            self.refused += 1
-            first, topic, _, properties, payload = unpack(packet, v5=self.v5)
-            reason = f"refused_0x{code:02x}"
-            if self.dead is not None and self.dead.take(receipt):
-                self.dead.add(reason, self.name, first, topic, properties, payload, receipt)
-            else:
-                self.count_failed(reason, topic, receipt)
-                # What a client says of a message is none of its publisher's.
-                if receipt is not None and self.blocks:
-                    receipt.refuse(index, code)
-            if receipt is not None:
-                receipt.release()
+            self._fail(entry, f"refused_0x{code:02x}", code)
             self._set_room()
             self.pump()
+
+    def _fail(self, entry: Entry, reason: str, code: int) -> None:
+        """The peer takes no such message: it is a dead letter, or its publisher is told `code`."""
+        packet, receipt, index, _ = entry
+        self.refused += 1
+        first, topic, _, properties, payload = unpack(packet, v5=self.v5)
+        if self.dead is not None and self.dead.take(receipt):
+            self.dead.add(reason, self.name, first, topic, properties, payload, receipt)
+        else:
+            self.count_failed(reason, topic, receipt)
+            # What a client says of a message is none of its publisher's.
+            if receipt is not None and self.blocks:
+                receipt.refuse(index, code)
+        if receipt is not None:
+            receipt.release()
 
     def _retry_later(self) -> None:
         link = self.link
