@@ -44,7 +44,8 @@ class Result:
     """What was seen.
 
     `turned_by` counts for each sender on the way the messages that left it for the first time after
-    a younger one of their topic, and `stories` say for examples of what arrived so who turned it.
+    a younger one of their topic, and `stories` say for examples of what arrived so who turned it,
+    and for examples of what did not arrive who sent it.
     `heal_s` are the seconds from the end of a fault to the first message that is sent after it and
     arrives, `new_s` to the first that was not even published before, as what waited goes first. A
     killed process is back when it listens.
@@ -122,6 +123,9 @@ class Chaos:
             self.result.sent = publisher.sent
             for pair in self.result.account.disordered_examples:
                 self.result.stories.append(story(*pair, world.traces))
+            for number in self.result.account.lost_examples:
+                passed = ", ".join(trace.passed(number, began) for trace in world.traces)
+                self.result.stories.append(f"{number} did not arrive: sent {passed}")
         finally:
             await publisher.close()
             subscriber.close()

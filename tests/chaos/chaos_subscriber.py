@@ -19,8 +19,11 @@ EXAMPLES = 10
 HEAL_LIMIT_S = 30.0
 """After this without a new message nothing comes any more."""
 
-SILENCE_S = 15.0
-"""At the end: what is under way arrives, and nothing has come for so long when it does not."""
+SILENCE_S = 60.0
+"""At the end: what is under way arrives, and nothing has come for so long when it does not.
+
+A busy machine can stop for a quarter of a minute; what is late is not lost.
+"""
 
 
 @dataclass(slots=True)

@@ -13,10 +13,11 @@ async def test_nothing_acknowledged_is_lost_and_order_holds(tmp_path, version, s
     course = Course(rounds=8, version=version, seed=seed, rate=500)
     result = await Chaos(tmp_path, course, said.append).run()
     account = result.account
-    assert sum(result.faults.values()) == 8, said
-    assert account.acknowledged > 1000
-    assert (account.lost, account.invented, account.refused) == (0, 0, 0), (account, said)
-    assert account.disordered == 0, (result.stories, said)
+    told = "\n".join([str(account), *result.stories, *said])  # a tuple would be cut short
+    assert sum(result.faults.values()) == 8, told
+    assert account.acknowledged > 1000, told
+    assert (account.lost, account.invented, account.refused) == (0, 0, 0), told
+    assert account.disordered == 0, told
     assert result.turned_by["publisher"] == 0, "the test has to send in order itself"
 
 
@@ -32,14 +33,12 @@ async def test_nine_faults_lose_nothing_and_bring_no_more_than_the_window_again(
     course = NineCourse(seeds=1, qos=qos, version=5, fault_s=0.6, turn_s=1.5)
     result = await NineFaults(tmp_path, course, said.append).run()
     assert len(result.tallies) == 9
-    total = result.total
-    assert total.acknowledged > 2000
-    assert (total.lost, total.disordered) == (0, 0), said
-    assert (result.invented, result.refused) == (0, 0), said
+    total, told = result.total, "\n".join(said)
+    assert total.acknowledged > 2000, told
+    assert (total.lost, total.disordered) == (0, 0), told
+    assert (result.invented, result.refused) == (0, 0), told
     for fault, tally in result.tallies.items():
         most = again * (1 + PUBLISHERS) if fault in KILLS else again
-        assert tally.duplicates <= most, (fault, said)
-        assert 0 <= longest(tally.back_s) < 8, (
-            fault,
-            said,
-        )  # two processes of tests share the machine
+        assert tally.duplicates <= most, f"{fault}\n{told}"
+        # Two processes of tests share the machine.
+        assert 0 <= longest(tally.back_s) < 8, f"{fault}\n{told}"
