@@ -370,6 +370,11 @@ def _particulars(leg: Leg, target: ConnectorSettings | None) -> Iterator[str]:
         )
     if route.connection is not None and not leg.back:
         yield f"  Messages leave by the connection with the client id {route.connection}."
+    if route.may_overtake and target is not None:
+        if target.rate_limit is not None:
+            yield f"  may_overtake has no effect: {leg.target} has a rate_limit, which holds first."
+        else:
+            yield "  After an outage new messages are sent before those that waited, out of order."
     if route.check_as is not None:
         yield f"  Only what user {route.check_as} may do is done; the rest is refused and counted."
     if route.priority or route.stop:

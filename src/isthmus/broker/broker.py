@@ -140,13 +140,14 @@ class Broker:
         connection: bytes | None = None,
         hops: bool = True,
         keeps_qos0: bool = False,
+        overtakes: bool = False,
     ) -> None:
         """Add what publishing to `topic` here takes; see `Endpoint.route`.
 
         Nothing else matters: each session has one lane, which is on disk or not, is a bridge or
         not, and keeps QoS 0 or not.
         """
-        del order_key, memory, connection, hops, keeps_qos0
+        del order_key, memory, connection, hops, keeps_qos0, overtakes
         self.exchange.extend(plan, topic, origin=origin, flags=flags)
 
     def client_id_of(self, order_key: bytes, connection: bytes | None) -> str:

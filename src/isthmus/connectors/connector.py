@@ -22,6 +22,7 @@ from isthmus.connectors.live_settings import kind_of_lane, needs_new_connections
 from isthmus.connectors.member import LASTING_REFUSALS, Member
 from isthmus.connectors.no_connection import NoConnectionOutlet
 from isthmus.connectors.notifications import Notifications
+from isthmus.connectors.overtaking_outlet import KeepingOvertakingOutlet, OvertakingOutlet
 from isthmus.connectors.queued_lane import LimitedOutlet, QueuedLane
 from isthmus.connectors.regrouping import Regrouping
 from isthmus.connectors.retained_sync import RetainedSync
@@ -481,6 +482,7 @@ class Connector:
         connection: bytes | None = None,
         hops: bool = True,
         keeps_qos0: bool = False,
+        overtakes: bool = False,
     ) -> None:
         """Add the one outlet to the far side; see `Endpoint.route`.
 
@@ -496,9 +498,11 @@ class Connector:
         allowed = compose(flags, self._allowed_flags)
         # A bucket comes or goes with new ways; see `_take_settings`.
         limited = isinstance(lane, QueuedLane) and lane.bucket is not None
-        kind: type[LaneOutlet] = LimitedOutlet if limited else LaneOutlet
+        kind: type[LaneOutlet] = OvertakingOutlet if overtakes else LaneOutlet
         if keeps_qos0:
-            kind = KeepingLimitedOutlet if limited else KeepingOutlet
+            kind = KeepingOvertakingOutlet if overtakes else KeepingOutlet
+        if limited:
+            kind = KeepingLimitedOutlet if keeps_qos0 else LimitedOutlet
         guard = self.hops if hops and self.settings.version == "5" else None
         plan.add(kind(lane, topic, allowed, memory=memory, echo_key=self, hops=guard))
 

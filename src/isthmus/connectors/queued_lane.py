@@ -78,6 +78,9 @@ class QueuedLane(Lane):
     def limit(self, bucket: TokenBucket | None) -> None:
         """Keep to another rate, or to none."""
         self.bucket = bucket
+        ahead = self.take_ahead()
+        if ahead:
+            self._open_queue().put_back(*ahead)
         self._set_room()
         if self.link is not None:
             self.pump()

@@ -12,6 +12,7 @@ from isthmus.store.log cimport Log
 cdef class Backlog:
     cdef object __weakref__
     cdef bint _asking_age
+    cdef set _before_turn
     cdef bint _loading
     cdef bint _rewound
     cdef object _loop

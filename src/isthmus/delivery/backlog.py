@@ -51,7 +51,8 @@ class Owner(Protocol):
 class Backlog:
     """What waits in `log` for the peer of `lane`.
 
-    `end` is the first record that is not in memory, and is not done. `is_first` says that nothing
+    `end` is the first record that is not in memory, and is not done; messages that have overtaken
+    it may be on their way behind it. `is_first` says that nothing
     is sent before it. `gate` is the first record that may not be sent yet, because of `barrier`.
     `maybe_sent` counts those records that the peer may have got in an earlier
     life. `allowed` says whether what comes from the disk may still be sent on a topic; None where
@@ -61,6 +62,7 @@ class Backlog:
 
     __slots__ = (
         "_asking_age",
+        "_before_turn",
         "_loading",
         "_loop",
         "_new",
@@ -91,6 +93,8 @@ class Backlog:
         self.barrier: Barrier | None = None
         # Messages that are in memory and not on disk yet.
         self._new: list[Queued] = []
+        # Records from `end` on that the lane has all the same.
+        self._before_turn: set[int] = set()
         self._loading = False
         self._rewound = False  # while something was being read
         self._owed = Owed()
@@ -149,7 +153,10 @@ class Backlog:
     ) -> Stored:
         """Append a message that is on its way; what stands for its receipt there."""
         seq = self._write(record(first, topic, properties, payload, expires), receipt)
-        self.end = seq + 1
+        if seq == self.end:
+            self.end = seq + 1
+        else:
+            self._before_turn.add(seq)
         return stored_at(self.log, seq, self._now())
 
     def _write(self, found: bytes, receipt: Receipt | None) -> int:
@@ -213,6 +220,7 @@ class Backlog:
             and end < log.done_below + MAX_AHEAD
         ):
             self._loading = True
+            self._before_turn = {seq for seq in self._before_turn if seq >= end}
             log.load(end, LOAD_BYTES, self._loaded)
 
     def _loaded(self, parts: list[Part] | None) -> None:
@@ -239,7 +247,7 @@ class Backlog:
                 if seq >= newest:
                     break
                 at = seq + 1
-                if log.is_done(seq) or log.is_taken(seq):
+                if self._has(seq):
                     continue
                 if found is None:
                     self._lost(seq)
@@ -265,6 +273,10 @@ class Backlog:
         elif not lane.blocks:
             self.unload()
 
+    def _has(self, seq: int) -> bool:
+        """Whether record `seq` is not to be loaded: it is done, or on its way."""
+        return self.log.is_done(seq) or self.log.is_taken(seq) or seq in self._before_turn
+
     def _load_again(self) -> None:
         self._loading = False
         self.load()
@@ -283,7 +295,9 @@ class Backlog:
         items += self._new
         self._new.clear()
         if items:
-            self.end = min(item.receipt.seq for item in items)  # type: ignore[union-attr]
+            places = {item.receipt.seq for item in items}  # type: ignore[union-attr]
+            self.end = min(self.end, *places)
+            self._before_turn -= places
         return sum(item.order != NEVER_SENT for item in items)
 
     def rewind(self, seq: int) -> int:
@@ -309,7 +323,7 @@ class Backlog:
             item = self._new.pop(0)
         else:
             seq = self.end
-            while seq < log.next and (log.is_done(seq) or log.is_taken(seq)):
+            while seq < log.next and self._has(seq):
                 seq += 1
             self.end = min(seq + 1, log.next)
             if seq >= log.next:

@@ -14,28 +14,31 @@ if TYPE_CHECKING:
 
 
 class DrainPace:
-    """Calls `go_on` when more may be sent. `bucket` is the limit; None: as fast as it can be."""
+    """Calls `go_on` when more may be sent. `bucket` is the limit; None: as fast as it can be.
 
-    __slots__ = ("_draining", "_go_on", "_loop", "_paused", "bucket")
+    `draining` says that some of it is left.
+    """
+
+    __slots__ = ("_go_on", "_loop", "_paused", "bucket", "draining")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, go_on: Callable[[], None]) -> None:
         self._loop = loop
         self._go_on = go_on
-        self._draining = self._paused = False
+        self.draining = self._paused = False
         self.bucket: TokenBucket | None = None
 
     def begin(self) -> None:
         """A connection is there again: what is on disk is what the outage has left."""
-        self._draining = self.bucket is not None
+        self.draining = True
 
     def end(self) -> None:
         """All of it is sent: what comes from now on is as fast as it comes."""
-        self._draining = False
+        self.draining = False
 
     @property
     def limits(self) -> bool:
         """Whether each message has to ask."""
-        return self._draining
+        return self.draining and self.bucket is not None
 
     def allows_one(self) -> bool:
         """Whether one more may be sent now; if not, it goes on by itself."""

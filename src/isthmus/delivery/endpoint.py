@@ -95,6 +95,7 @@ class Endpoint(Protocol):
         connection: bytes | None = None,
         hops: bool = True,
         keeps_qos0: bool = False,
+        overtakes: bool = False,
     ) -> None:
         """Add to `plan` what it takes to publish to `topic` here.
 
@@ -102,7 +103,8 @@ class Endpoint(Protocol):
         `order_key` stay in order. `memory` says that a message is safe once it is in memory.
         `connection` is the client id of the connection to use, for an endpoint with several.
         `hops` gives messages the user property with their hops, over MQTT 5; see `hops`.
-        `keeps_qos0` queues messages of QoS 0 too while there is no connection.
+        `keeps_qos0` queues messages of QoS 0 too while there is no connection. `overtakes` lets
+        messages go before what an outage has left.
         """
 
     def client_id_of(self, order_key: bytes, connection: bytes | None) -> str:

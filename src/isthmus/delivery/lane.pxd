@@ -10,6 +10,7 @@ from isthmus.net.link cimport Link
 
 
 cdef class Lane:
+    cdef public Queue _ahead
     cdef public bint _attached
     cdef public Py_ssize_t _blocked_bytes
     cdef public bint _id_was_taken
@@ -54,7 +55,7 @@ cdef class Lane:
 
     @cython.locals(queue=Queue, item=Queued)
     cpdef add(self, list items)
-    @cython.locals(queue=Queue, entries=dict)
+    @cython.locals(ahead=Queue, queue=Queue, entries=dict)
     cpdef pump(self)
     @cython.locals(
         link=Link, topic=bytes, first=int, properties=bytes, payload=bytes, receipt=Receipt,

@@ -104,6 +104,7 @@ class Lane:
     """
 
     __slots__ = (
+        "_ahead",
         "_attached",
         "_blocked_bytes",
         "_id_was_taken",
@@ -189,6 +190,8 @@ class Lane:
         self.name = ""
         self.queues_qos2 = False
         self._queue: Queue | None = None
+        # What is sent before all that waits.
+        self._ahead: Queue | None = None
         self._max_qos = 2
         self._retain = True
         self._attached = False
@@ -211,7 +214,14 @@ class Lane:
     def queued(self) -> int:
         """Messages that wait for room in the window or for a connection."""
         outside = 0 if self.outbox is None else self.outbox.queued
+        if self._ahead is not None:
+            outside += len(self._ahead)
         return outside + (len(self._queue) if self._queue is not None else 0)
+
+    @property
+    def drains(self) -> bool:
+        """Whether some of what an outage has left is not sent yet."""
+        return self.outbox is not None and self.outbox.draining
 
     @property
     def queued_bytes(self) -> int:
@@ -302,6 +312,7 @@ class Lane:
         outbox, self.outbox = self.outbox, None
         self.detach()
         receipts = [entry[1] for entry in self.window.clear()]
+        receipts += [item.receipt for item in self.take_ahead()]
         receipts += [item.receipt for item in self._queue or ()]
         self._queue = None
         for receipt in receipts:
@@ -500,6 +511,39 @@ class Lane:
             queued > 0 and self.queued_bytes + size > self.max_queued_bytes
         )
 
+    def overtake(
+        self, topic: bytes, first: int, properties: bytes, payload: bytes, receipt: Receipt | None
+    ) -> None:
+        """Send a QoS 1 message before what an outage has left; there must be a connection.
+
+        It is kept in memory, unacknowledged, until there is room in the window. Only so many are,
+        and further ones wait in their turn.
+        """
+        if self._ahead is None:
+            self._ahead = Queue()
+        ahead = self._ahead
+        if ahead.size > LOW_BYTES:
+            self.enqueue(topic, first, properties, payload, receipt)
+            return
+        expires = expiry(properties) if properties else None
+        index = 0
+        if receipt is not None:
+            receipt.holds += 1
+            index = len(receipt.ids) - 1
+        ahead.append(Queued(topic, first, properties, payload, receipt, index, expires))
+        self.waiting = True
+        self.pump()
+
+    @property
+    def has_ahead(self) -> bool:
+        """Whether something is to be sent before all that waits, and has no room yet."""
+        return bool(self._ahead)
+
+    def take_ahead(self) -> list[Queued]:
+        """Take out what was to be sent before all that waits, in order, with its holds."""
+        ahead, self._ahead = self._ahead, None
+        return [] if ahead is None else list(ahead)
+
     def away(self, topic: bytes, first: int, properties: bytes, payload: bytes) -> None:
         """Keep a QoS 0 message for later, or drop it: there is no connection."""
         if self.keeps_qos0:
@@ -569,6 +613,13 @@ class Lane:
         """Send from the queue while the window has room; first what is to be sent again."""
         if self._resend is not None and not self._send_again():
             return
+        ahead = self._ahead
+        if ahead is not None:
+            while ahead and len(self.entries) < self.room:
+                self._send(ahead.popleft())
+            if ahead:
+                return
+            self._ahead = None
         queue = self._queue
         if queue is not None:
             entries = self.entries

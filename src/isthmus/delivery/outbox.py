@@ -199,6 +199,11 @@ class Outbox(Keeper):
         for backlog in self.backlogs:
             backlog.look()
 
+    @property
+    def draining(self) -> bool:
+        """Whether some of what an outage has left is not sent yet."""
+        return self.logged and self.pace.draining
+
     # -- into the log ----------------------------------------------------------------------------
 
     def takes(self, first: int, receipt: Receipt | None) -> bool:
@@ -293,6 +298,9 @@ class Outbox(Keeper):
             lane.entries[packet_id] = (packet, stands, 0, order)
         for item in lane.take(lambda item: spills(item.receipt)):
             self._keep(item)
+        if lane.link is None:
+            for item in lane.take_ahead():
+                self._keep(item)
         self._keep_held()
 
     def _keep_held(self) -> None:
@@ -517,7 +525,8 @@ class Outbox(Keeper):
         """The connection is gone: what was on its way goes to disk."""
         lane = self._lane
         self._probe = None
-        if self._closing or (not self.logged and (self._timer.oldest() or lane.queued)):
+        in_memory = lane.has_ahead if self.logged else lane.queued
+        if self._closing or in_memory or self._timer.oldest():
             self.spill()
         lane.waiting = lane.waiting or self.logged
         if not lane.blocks and self.logged and not self.backlog.loading:

@@ -48,7 +48,8 @@ class Route:
     """One direction of a route: what it makes of a message, decided once per topic.
 
     `flags` maps the QoS and retain flag of messages, `hops` says that they get theirs over MQTT 5,
-    `keeps_qos0` that those with QoS 0 wait for a connection too. `drops` counts what is refused.
+    `keeps_qos0` that those with QoS 0 wait for a connection too, `overtakes` that they may go
+    before what an outage has left. `drops` counts what is refused.
     `personal` says that the result depends on who published.
     """
 
@@ -64,6 +65,7 @@ class Route:
         "leg",
         "memory",
         "name",
+        "overtakes",
         "personal",
         "source",
         "stop",
@@ -95,6 +97,7 @@ class Route:
         self.memory = settings.durability == "memory"
         self.hops = settings.loop_guard.hops
         self.keeps_qos0 = settings.queue_qos0
+        self.overtakes = settings.may_overtake
         self.drops = Drops(f"route {self.name}", log)
         self.tally = Tally()
         self._joint: list[Tally] = []

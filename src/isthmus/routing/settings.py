@@ -163,6 +163,12 @@ class RouteSettings(SettingsModel):
         "is not connected, as far as `queue` has room; nothing promises that they outlive the "
         "process. Off, they are dropped, and counted as `link_down`.",
     )
+    may_overtake: bool = Field(
+        default=False,
+        description="After an outage, new messages of this route are sent before what waits on "
+        "disk for the same connector, as far as the connection has room, so they arrive out of "
+        "order. QoS 2 keeps its turn. Off, everything is sent in the order in which it came.",
+    )
     check_as: str | None = Field(
         default=None,
         min_length=1,

@@ -92,6 +92,7 @@ class Way:
             connection=self.connection,
             hops=any(route.hops for route in self.routes),
             keeps_qos0=any(route.keeps_qos0 for route in self.routes),
+            overtakes=all(route.overtakes for route in self.routes),
         )
 
 
