@@ -246,3 +246,20 @@ async def test_https_is_verified(certificates: Any) -> None:
     assert len(found.questions) == 1
     found.server.shutdown()
     found.server.server_close()
+
+
+async def test_so_many_logins_wait_and_no_more(service: Service) -> None:
+    data = {"http": {"url": service.url, "concurrency": 2}, "waiting_logins": 3}
+    settings = AuthSettings.model_validate(data)
+    auth = Authenticator(load_sources(settings, allow_anonymous=False))
+    service.go.clear()
+    logins = [
+        asyncio.create_task(auth.authenticate(Login("c", f"user {n}", b"pw", "10.0.0.7")))
+        for n in range(9)
+    ]
+    await asyncio.sleep(0.1)
+    refused = [task.exception() for task in logins if task.done()]
+    assert [getattr(error, "reason", None) for error in refused] == [0x89] * 4
+    service.go.set()
+    await asyncio.gather(*logins, return_exceptions=True)
+    auth.close()

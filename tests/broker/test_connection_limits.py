@@ -10,6 +10,7 @@ import time
 import pytest
 
 from isthmus.app.settings import Settings
+from mosquitto import free_port
 from raw import CONNACK, OPEN, Raw, connect_packet, packet, until
 
 HERE, ELSEWHERE = "127.0.0.1", "127.0.0.9"
@@ -280,3 +281,19 @@ async def test_a_reload_changes_how_long_a_handshake_may_take(isthmus, certifica
         raw = await Raw.open(port)
         assert await raw.closed() == b""
         assert time.monotonic() - begin < 1.5
+
+
+async def test_handshakes_have_a_limit_and_a_reload_changes_it(isthmus):
+    """Connections that are not through what comes ahead of MQTT are few at a time."""
+    web = {"transport": "websocket"}
+    port, plain = free_port(), free_port()
+    bound = [{"bind": f"127.0.0.1:{port}", **web}, {"bind": f"127.0.0.1:{plain}"}]
+    near = await isthmus({**limited(handshakes=2), "listeners": bound})
+    there = [await Raw.open(port) for _ in range(2)]
+    await turned_away(port)
+    await come(plain)
+    await near.reload({**limited(handshakes=3), "listeners": bound})
+    there.append(await Raw.open(port))
+    await asyncio.sleep(0.1)
+    assert not there[-1].reader.at_eof()
+    await turned_away(port)

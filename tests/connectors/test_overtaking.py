@@ -127,9 +127,7 @@ async def test_it_waits_for_room_in_the_window_and_goes_first(
     for got in waiting:
         there.send(ack_packet(PUBACK, got.packet_id))
     assert [await taken(there) for _ in range(10)] == [b"new %d" % n for n in range(10)]
-    assert [await taken(there) for _ in range(LEFT - 2)] == [
-        b"left %d" % n for n in range(2, LEFT)
-    ]
+    assert [await taken(there) for _ in range(LEFT - 2)] == [b"left %d" % n for n in range(2, LEFT)]
 
 
 async def test_qos_2_keeps_its_turn_and_qos_0_does_not_wait(

@@ -164,14 +164,12 @@ def test_a_peer_that_speaks_no_tls_is_refused(run, pki):
     run(scenario)
 
 
-def test_too_many_handshakes_at_once_are_refused(run, pki, monkeypatch):
-    monkeypatch.setattr(listener_module, "MAX_HANDSHAKES", 2)
-
+def test_too_many_handshakes_at_once_are_refused(run, pki):
     async def scenario(reactor):
         settings = ListenerSettings(
             bind="127.0.0.1:0", tls=TLSServerSettings(certificate=pki.server)
         )
-        listener = listen(reactor, settings, Owner)
+        listener = listen(reactor, settings, Owner, max_handshakes=2)
         peers = [connect(listener.address) for _ in range(3)]
         assert await peers[2].receive_all() == b""
         assert listener.statistics().refused == 1

@@ -219,6 +219,7 @@ class App:
                 settings,
                 partial(self.broker.accept, entrance=entrance),
                 handshake_timeout_s=self.settings.broker.limits.connect_timeout,
+                max_handshakes=self.settings.broker.limits.handshakes,
                 max_packet_size=self.settings.broker.max_packet_size,
                 gate=self.broker.gate,
             )

@@ -327,6 +327,7 @@ class Reload:
                     settings,
                     partial(app.broker.accept, entrance=entrance),
                     handshake_timeout_s=self._new.broker.limits.connect_timeout,
+                    max_handshakes=self._new.broker.limits.handshakes,
                     max_packet_size=self._new.broker.max_packet_size,
                 )
             listeners.append(listener)

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from isthmus import clock
-from isthmus.auth.check_queue import Check, CheckQueue
+from isthmus.auth.check_queue import MAX_WAITING, Check, CheckQueue
 from isthmus.auth.digest import Digest
 from isthmus.errors import ProtocolViolation
 from isthmus.net.recent import Recent
@@ -37,6 +37,7 @@ class Checks(Generic[T]):
     Args:
         threads: How many checks run at the same time.
         keep_s: How long an answer is remembered, in seconds; 0 is not at all.
+        waiting: How many checks of strangers may wait.
         now: Monotonic seconds.
 
     `key` makes what stands for a question of its parts.
@@ -47,9 +48,10 @@ class Checks(Generic[T]):
         threads: int,
         keep_s: Callable[[T], float],
         *,
+        waiting: int = MAX_WAITING,
         now: Callable[[], float] = clock.monotonic,
     ) -> None:
-        self.queue: CheckQueue[T] = CheckQueue()
+        self.queue: CheckQueue[T] = CheckQueue(waiting)
         self._threads = threads
         self._keep_s = keep_s
         self._now = now

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from isthmus import clock
+from isthmus.auth.check_queue import MAX_WAITING
 from isthmus.auth.checks import Checks
 from isthmus.auth.grants import EVERYTHING, Grants, parse_grants
 from isthmus.auth.login import DENIED, Login, Verdict, is_time
@@ -41,6 +42,7 @@ class HTTPSource:
     Args:
         service: Where to ask.
         concurrency: Questions at the same time.
+        waiting: How many more may wait.
         cache_s: How long "allow" is remembered; 0 asks at each login.
         key: Where it stands in the configuration, for the log.
         now: Monotonic seconds.
@@ -53,6 +55,7 @@ class HTTPSource:
         service: WebService,
         *,
         concurrency: int,
+        waiting: int = MAX_WAITING,
         cache_s: float,
         key: str = "auth.http",
         now: Callable[[], float] = clock.monotonic,
@@ -62,7 +65,9 @@ class HTTPSource:
         self._where = key
         self._now = now
         self._log_at = 0.0
-        self.checks: Checks[Verdict | Unsure] = Checks(concurrency, self._keep_s, now=now)
+        self.checks: Checks[Verdict | Unsure] = Checks(
+            concurrency, self._keep_s, waiting=waiting, now=now
+        )
 
     def is_guess(self, login: Login) -> bool:
         """Whether the service has to be asked about a password."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from isthmus import clock
+from isthmus.auth.check_queue import MAX_WAITING
 from isthmus.auth.checks import Checks
 from isthmus.auth.login import DENIED, Login, Verdict
 from isthmus.auth.passwords import PasswordFile
@@ -14,7 +15,7 @@ REMEMBER_S = 60.0
 """How long credentials that were good are good without being hashed again."""
 
 THREADS = 2
-"""Checks at the same time; more would only take CPU from the messages."""
+"""Checks at the same time, unless the owner says so; more take CPU from the messages."""
 
 
 class PasswordSource:
@@ -22,7 +23,7 @@ class PasswordSource:
 
     `alone` says that no other source is asked after this one. Then it knows everybody, and a name
     that is not in the file costs the same work as one that is, so that time does not tell who
-    exists.
+    exists. At most `threads` passwords are checked at a time, and `waiting` of strangers wait.
     """
 
     name = "password_file"
@@ -32,12 +33,17 @@ class PasswordSource:
         passwords: PasswordFile,
         *,
         alone: bool = True,
+        threads: int = THREADS,
+        waiting: int = MAX_WAITING,
         now: Callable[[], float] = clock.monotonic,
     ) -> None:
         self.passwords = passwords
         self._alone = alone
         self.checks: Checks[Verdict] = Checks(
-            THREADS, lambda verdict: REMEMBER_S if verdict.allowed else 0.0, now=now
+            threads,
+            lambda verdict: REMEMBER_S if verdict.allowed else 0.0,
+            waiting=waiting,
+            now=now,
         )
 
     def is_guess(self, login: Login) -> bool:

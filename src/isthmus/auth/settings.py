@@ -215,6 +215,20 @@ class AuthSettings(SettingsModel):
         "($6$, $7$, argon2id).",
         examples=["users.txt"],
     )
+    password_threads: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="Passwords that are checked at the same time; the others wait in turn. More "
+        "take CPU from the messages.",
+    )
+    waiting_logins: int = Field(
+        default=1000,
+        ge=1,
+        le=1_000_000,
+        description="Logins that wait for a password check, and as many that wait for the web "
+        "service. More are refused as busy (0x89), those of whoever has most first.",
+    )
     http: HTTPAuthSettings | None = Field(
         default=None, description="Ask a web service about users that nothing above knows."
     )

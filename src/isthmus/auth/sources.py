@@ -82,10 +82,17 @@ def load_sources(settings: AuthSettings, *, allow_anonymous: bool, where: str = 
         path = settings.password_file
         passwords = tried("", lambda: PasswordFile.load(path))
         if passwords is not None:
-            chain.append(PasswordSource(passwords, alone=settings.http is None))
+            chain.append(
+                PasswordSource(
+                    passwords,
+                    alone=settings.http is None,
+                    threads=settings.password_threads,
+                    waiting=settings.waiting_logins,
+                )
+            )
     if settings.http is not None:
         http = settings.http
-        chain.append(tried("http", lambda: _http(http, f"{where}.http")))
+        chain.append(tried("http", lambda: _http(http, settings.waiting_logins, f"{where}.http")))
     if settings.scram is not None:
         from isthmus.auth.scram import ScramMethod
         from isthmus.auth.scram_file import ScramFile
@@ -169,7 +176,7 @@ def _tokens(settings: JWTSettings, where: str) -> TokenSource:
     return TokenSource(rules, keys, url)
 
 
-def _http(settings: HTTPAuthSettings, where: str) -> HTTPSource:
+def _http(settings: HTTPAuthSettings, waiting: int, where: str) -> HTTPSource:
     from isthmus.auth.http_source import MAX_ANSWER_BYTES, HTTPSource
     from isthmus.auth.web_service import WebService
     from isthmus.net.contexts import client_context
@@ -182,4 +189,10 @@ def _http(settings: HTTPAuthSettings, where: str) -> HTTPSource:
         max_bytes=MAX_ANSWER_BYTES,
         headers={name: value.get_secret_value() for name, value in settings.headers.items()},
     )
-    return HTTPSource(service, concurrency=settings.concurrency, cache_s=settings.cache, key=where)
+    return HTTPSource(
+        service,
+        concurrency=settings.concurrency,
+        waiting=waiting,
+        cache_s=settings.cache,
+        key=where,
+    )

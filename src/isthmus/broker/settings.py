@@ -104,6 +104,12 @@ class LimitSettings(SettingsModel):
         description="Time for a new connection to send its CONNECT and log in. Before that, what "
         "comes ahead of MQTT (PROXY header, TLS and WebSocket together) may take as long.",
     )
+    handshakes: int = Field(
+        default=20_000,
+        ge=1,
+        description="Connections of one listener that are not through what comes ahead of MQTT "
+        "(PROXY header, TLS and WebSocket). More are closed at once.",
+    )
     login_bytes: Size = Field(
         default=128 << 10,
         ge=1024,

@@ -34,16 +34,19 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Stages(NamedTuple):
-    """What connections of a listener go through."""
+    """What connections of a listener go through, at most `handshakes` of them at a time."""
 
     proxy: Accepted
     proxy_networks: tuple[Network, ...]
     offer: Offer | None
     max_packet_size: int
     timeout_s: float
+    handshakes: int
 
     @classmethod
-    def of(cls, settings: ListenerSettings, max_packet_size: int, timeout_s: float) -> Stages:
+    def of(
+        cls, settings: ListenerSettings, max_packet_size: int, timeout_s: float, handshakes: int
+    ) -> Stages:
         """The stages that settings ask for, besides TLS."""
         offer = None
         if settings.transport == "websocket":
@@ -56,6 +59,7 @@ class Stages(NamedTuple):
             offer=offer,
             max_packet_size=max_packet_size,
             timeout_s=timeout_s,
+            handshakes=handshakes,
         )
 
     def trusts(self, peername: Any) -> bool:

@@ -58,7 +58,7 @@ HANDSHAKE_TIMEOUT_S = 10.0
 """For PROXY header, TLS and WebSocket together."""
 
 MAX_HANDSHAKES = 20_000
-"""Connections in their handshakes; more are closed at once."""
+"""Connections in their handshakes, unless the owner says so; more are closed at once."""
 
 MAX_PACKET_SIZE = 1 << 20
 """Biggest MQTT packet that is expected, unless the owner says so; bounds WebSocket frames."""
@@ -140,6 +140,7 @@ class Listener:
         accept: Callable[[Link], None],
         *,
         handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
+        max_handshakes: int = MAX_HANDSHAKES,
         max_packet_size: int = MAX_PACKET_SIZE,
     ) -> None:
         """Take other settings of the same address; see `listen`.
@@ -152,7 +153,8 @@ class Listener:
         """
         if settings.tls is not None:
             _server_context(settings.tls)
-        self._use(accept, settings, Stages.of(settings, max_packet_size, handshake_timeout_s))
+        stages = Stages.of(settings, max_packet_size, handshake_timeout_s, max_handshakes)
+        self._use(accept, settings, stages)
         if self._unix is not None:
             self._unix.path.chmod(int(settings.mode, 8))
 
@@ -263,7 +265,7 @@ class Listener:
                 return
             self._accept(Link(self._reactor, sock, peername))
             return
-        if len(self._arriving) >= MAX_HANDSHAKES:
+        if len(self._arriving) >= self._stages.handshakes:
             self._refused += 1
             sock.close()
             return
@@ -301,6 +303,7 @@ def listen(
     accept: Callable[[Link], None],
     *,
     handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
+    max_handshakes: int = MAX_HANDSHAKES,
     max_packet_size: int = MAX_PACKET_SIZE,
     gate: Gate | None = None,
 ) -> Listener:
@@ -317,7 +320,7 @@ def listen(
     sockets = _bind(settings) if unix is None else [unix.sock]
     if unix is not None:
         unix.sock.listen(BACKLOG)
-    stages = Stages.of(settings, max_packet_size, handshake_timeout_s)
+    stages = Stages.of(settings, max_packet_size, handshake_timeout_s, max_handshakes)
     return Listener(reactor, sockets, accept, settings, stages, unix, gate)
 
 
