@@ -68,6 +68,7 @@ async def test_run_imports_nothing_heavy(start, tmp_path: Path) -> None:
     packages = {name.partition(".")[0] for name in imported}
     assert "isthmus" in packages
     assert not packages & {"rich", "argon2", "trustme", "cryptography", "requests", "aiohttp"}
+    assert not any(name.startswith("_sysconfigdata") for name in imported)
     # Nor what this configuration has no use for.
     assert not imported & {
         "encodings.idna", "sqlite3", "tomllib", "uvicorn", "websockets", "isthmus.auth.acl",
