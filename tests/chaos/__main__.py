@@ -95,7 +95,7 @@ def run(options: argparse.Namespace, system: str, folder: Path) -> tuple[Any, An
         seed=options.seed,
     )
     result = asyncio.run(Chaos(folder, course, say).run())
-    return course, result, failures(options.qos, result)
+    return course, result, failures(course, result)
 
 
 def main() -> int:

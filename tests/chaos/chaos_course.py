@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chaos_publisher import WINDOW as PUBLISHER_WINDOW
 from chaos_publisher import Publisher
 from chaos_subscriber import Account, Back, Subscriber
 from chaos_trace import story
-from chaos_world import World
+from chaos_world import NAMES, World
 
 QUIET_S = (0.3, 1.0)
 """How long nothing happens between two faults."""
@@ -29,7 +30,7 @@ BOOKS_S = 30.0
 
 @dataclass(slots=True)
 class Course:
-    """What is to be done."""
+    """What is to be done. At most `window` messages are on their way from each hop."""
 
     system: str = "isthmus"
     rounds: int = 10
@@ -37,6 +38,12 @@ class Course:
     version: int = 4
     rate: float = 1000.0
     seed: int = 0
+    window: int = 100
+
+    @property
+    def again(self) -> int:
+        """How many messages one fault may bring again: the windows of all that send."""
+        return PUBLISHER_WINDOW + len(NAMES) * self.window
 
 
 @dataclass(slots=True)
@@ -90,7 +97,9 @@ class Chaos:
         self.course = course
         self.say = say
         self.random = random.Random(course.seed)
-        self.world = World(folder, course.system, qos=course.qos, v5=course.version == 5)
+        self.world = World(
+            folder, course.system, qos=course.qos, v5=course.version == 5, window=course.window
+        )
         self.result = Result(Account())
         self._faults: dict[str, Callable[[], Awaitable[None]]] = {
             "kill a": lambda: self._kill(0),

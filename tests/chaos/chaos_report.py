@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from chaos_course import Result
+from chaos_course import Course, Result
 from chaos_nine import NineCourse, NineResult, longest
 
 DUPLICATES_PERCENT = 0.14
@@ -15,7 +15,7 @@ BACK_S = 2.0
 """So long after a fault is over a message has to be there."""
 
 
-def failures(qos: int, result: Result) -> list[str]:
+def failures(course: Course, result: Result) -> list[str]:
     """What is wrong with a course of random faults, in words."""
     account = result.account
     found = []
@@ -33,8 +33,9 @@ def failures(qos: int, result: Result) -> list[str]:
         found.append(f"{account.refused} messages refused")
     if not account.acknowledged:
         found.append("nothing was acknowledged")
-    if qos == 2 and account.duplicates:
-        found.append(f"{account.duplicates} messages of QoS 2 arrived again")
+    most = 0 if course.qos == 2 else sum(result.faults.values()) * course.again
+    if account.duplicates > most:
+        found.append(f"{account.duplicates} messages arrived again, {most} may")
     # With several hops, what comes first may have been behind the fault already.
     longest_s = max(result.new_s, default=0.0)
     if longest_s > BACK_S:

@@ -25,6 +25,9 @@ from mosquitto import Mosquitto, free_port, listens, program
 from proxy import Proxy
 from raw import until
 
+NAMES = ("a", "b")
+"""The hops of a random course."""
+
 
 class Hop(ABC):
     """A broker that forwards everything below `chaos/` to `target`, and can be killed.
@@ -174,7 +177,7 @@ class World:
         *,
         qos: int,
         v5: bool,
-        names: tuple[str, ...] = ("a", "b"),
+        names: tuple[str, ...] = NAMES,
         window: int | None = None,
     ) -> None:
         self.judge = Mosquitto(folder, "max_queued_messages 0", "max_inflight_messages 0")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from chaos_course import Result
+from collections import Counter
+
+from chaos_course import Course, Result
 from chaos_nine import NineCourse, NineResult, Tally
 from chaos_report import failures, nine_failures, nine_rows
 from chaos_subscriber import Account
@@ -15,7 +17,8 @@ def nine(**how) -> NineResult:
 
 def test_what_is_good_passes():
     assert nine_failures(NineCourse(), nine(duplicates=20)) == []
-    assert failures(1, Result(Account(acknowledged=1), new_s=[1.9])) == []
+    good = Result(Account(acknowledged=1, duplicates=600), faults=Counter(cut=2), new_s=[1.9])
+    assert failures(Course(), good) == []
 
 
 def test_each_fault_of_the_nine_is_said():
@@ -40,12 +43,18 @@ def test_each_fault_of_the_nine_is_said():
 
 def test_each_fault_of_a_random_course_is_said():
     bad = Account(acknowledged=9, lost=1, lost_examples=[7], duplicates=2)
-    found = failures(2, Result(bad, new_s=[0.1, 2.5]))
+    found = failures(Course(qos=2), Result(bad, faults=Counter(cut=1), new_s=[0.1, 2.5]))
     assert found == [
         "1 acknowledged messages lost, such as [7]",
-        "2 messages of QoS 2 arrived again",
+        "2 messages arrived again, 0 may",
         "back after 2.50 s, 2 s may pass",
     ]
+
+
+def test_more_again_than_the_windows_is_said():
+    account = Account(acknowledged=1, duplicates=301)
+    found = failures(Course(), Result(account, faults=Counter(cut=1)))
+    assert found == ["301 messages arrived again, 300 may"]
 
 
 def test_systems_stand_side_by_side():

@@ -17,6 +17,7 @@ from pathlib import Path
 from kill_publisher import Publisher, Upstream
 from power_far import FarBroker
 from power_process import settings
+from power_watcher import Watcher
 
 from mosquitto import free_port, listens
 from raw import PUBLISH, PUBREL, Packet, until
@@ -45,15 +46,21 @@ def ignore(_: Packet) -> None:
 
 
 class KillTest:
-    """Lives in `folder`; messages have `qos`. `upstream`: they come from a broker, not a client."""
+    """Lives in `folder`; messages have `qos`.
 
-    def __init__(self, folder: Path, qos: int, *, upstream: bool = False) -> None:
+    `upstream`: they come from a broker, not from a client. `local`: they go to the session of a
+    client that is absent at times, not to a broker.
+    """
+
+    def __init__(
+        self, folder: Path, qos: int, *, upstream: bool = False, local: bool = False
+    ) -> None:
         self.qos = qos
-        self.far = FarBroker()
-        self.publisher = Upstream() if upstream else Publisher(qos)
+        self._port = free_port()
+        self.far = Watcher(self._port, WINDOW, "far/#") if local else FarBroker()
+        self.publisher = Upstream(qos) if upstream else Publisher(qos)
         self.kills = 0
         self._folder = folder
-        self._port = free_port()
         self._file = folder / "isthmus.json"
         self._log = folder / "log"
         self._server: asyncio.subprocess.Process | None = None
@@ -63,15 +70,16 @@ class KillTest:
         """Start the far side and what starts the lives."""
         await self.far.up()
         await self.publisher.start()
-        found = settings(
-            self._folder / "data", self._port, {"far": self.far.port}, max_inflight=WINDOW
-        )
-        route = found["routes"]["far"]
-        route["qos"] = self.qos
+        route = {"from": "local", "topics": ["far/#"], "to": "local", "qos": self.qos}
+        connectors: dict[str, int] = {}
         if isinstance(self.publisher, Upstream):
-            address = f"127.0.0.1:{self.publisher.port}"
-            found["connectors"]["up"] = {**found["connectors"]["far"], "url": address}
+            connectors["up"] = self.publisher.port
             route["from"] = "up"
+        if not isinstance(self.far, Watcher):
+            connectors["far"] = self.far.port
+            route["to"] = "far"
+        found = settings(self._folder / "data", self._port, connectors, max_inflight=WINDOW)
+        found["routes"] = {"far": route} if connectors else {}
         self._file.write_text(json.dumps(found))
         self._server = await asyncio.create_subprocess_exec(
             *[sys.executable, str(Path(__file__).with_name("kill_server.py"))],
@@ -122,6 +130,8 @@ class KillTest:
         """Past the log; into it; out of it while more comes. After ROUNDS it has lived too long."""
         far, publisher = self.far, self.publisher
         await publisher.connect(self._port)
+        if isinstance(far, Watcher):
+            await until(lambda: far.session)  # before, nobody wants the messages
         for _ in range(ROUNDS):
             far.delay_s = 0
             await publisher.publish(10)

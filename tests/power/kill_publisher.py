@@ -20,6 +20,7 @@ class Publisher:
         self._qos = qos
         self._next = 0
         self._open: dict[int, tuple[str, bytes]] = {}
+        self._releasing: set[int] = set()
         self.sent: set[bytes] = set()
         self.acknowledged: set[bytes] = set()
         self.again: set[bytes] = set()
@@ -34,7 +35,11 @@ class Publisher:
     async def connect(self, port: int) -> None:
         """Connect to the broker on `port`, and send what is unacknowledged again."""
         raw = self._raw = await self._connect(port)
+        self._send_again(raw)
+
+    def _send_again(self, raw: Raw) -> None:
         waiting, self._open = self._open, {}
+        self._releasing.clear()
         if self._qos == 1:
             for topic, payload in waiting.values():
                 self.again.add(payload)
@@ -42,6 +47,9 @@ class Publisher:
 
     async def _connect(self, port: int) -> Raw:
         return await Raw.client(port, "publisher", 4)
+
+    def _publish(self, raw: Raw, topic: str, payload: bytes) -> int:
+        return raw.publish(topic, payload, self._qos)
 
     async def publish(self, count: int, window: int = 8) -> None:
         """Publish `count` more, and wait for all acknowledgements.
@@ -51,14 +59,14 @@ class Publisher:
         """
         raw = self._raw
         assert raw is not None
-        releasing: set[int] = set()
+        releasing = self._releasing
         while count or self._open or releasing:
             while count and len(self._open) < window:
                 count -= 1
                 topic, payload = TOPICS[self._next % 2], b"m%06d" % self._next
                 self._next += 1
                 self.sent.add(payload)
-                self._open[raw.publish(topic, payload, self._qos)] = topic, payload
+                self._open[self._publish(raw, topic, payload)] = topic, payload
             try:
                 found = await raw.packet()
             except asyncio.IncompleteReadError:
@@ -76,12 +84,13 @@ class Publisher:
 
 
 class Upstream(Publisher):
-    """The same, as a broker that keeps its session with Isthmus; QoS 1."""
+    """The same, as a broker that keeps its session with Isthmus: nothing of QoS 2 is given up."""
 
-    def __init__(self) -> None:
-        super().__init__(1)
+    def __init__(self, qos: int) -> None:
+        super().__init__(qos)
         self._side = FarSide()
         self._session = False
+        self._last_id = 0
 
     @property
     def port(self) -> int:
@@ -95,6 +104,17 @@ class Upstream(Publisher):
     async def stop(self) -> None:
         """Listen no more."""
         await self._side.stop()
+
+    def _send_again(self, raw: Raw) -> None:
+        raw.send(*(ack_packet(PUBREL, packet_id) for packet_id in self._releasing))
+        for packet_id, (topic, payload) in self._open.items():
+            if self._qos == 1:
+                self.again.add(payload)
+            raw.publish(topic, payload, self._qos, packet_id=packet_id, dup=True)
+
+    def _publish(self, raw: Raw, topic: str, payload: bytes) -> int:
+        self._last_id += 1
+        return raw.publish(topic, payload, self._qos, packet_id=self._last_id)
 
     async def _connect(self, port: int) -> Raw:
         del port  # Isthmus comes to us

@@ -73,14 +73,20 @@ class _Connection:
 
 
 def account(
-    calls: Iterable[Call], port: int, far_ports: Iterable[int], before: Account | None = None
+    calls: Iterable[Call],
+    port: int,
+    far_ports: Iterable[int],
+    before: Account | None = None,
+    *,
+    up_port: int = 0,
 ) -> Account:
     """Read the account of a trace: of the listener on `port` and of what went to `far_ports`.
 
-    `before` is that of an earlier process on the same folder; it is continued.
+    A broker on `up_port` publishes too. `before` is the account of an earlier process on the same
+    folder; it is continued.
     """
     found = before or Account()
-    far = set(far_ports)
+    far = {*far_ports, up_port} - {0}
     connections: dict[str, _Connection] = {}
     for call in calls:
         if call.name not in SENDS and call.name not in RECEIVES:
@@ -98,7 +104,7 @@ def account(
         for packet in stream.feed(call.data):
             if packet.kind == CONNECT:
                 other.version = stream.version
-            if ports[0] == port:
+            if ports[0] == port or ports[1] == up_port:
                 _publisher(found, connection, packet, call, out=out)
             else:
                 _far_side(found, connection, packet, call, out=out)

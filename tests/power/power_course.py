@@ -22,9 +22,10 @@ from power_account import Account, account
 from power_disk import Disk, Lost
 from power_far import FarBroker
 from power_held import Held, look
-from power_load import Publisher
+from power_load import Publisher, Upstream
 from power_process import IsthmusProcess
 from power_trace import NEVER
+from power_watcher import Watcher
 
 from isthmus.store.database import FILE
 from raw import CONNECT, parse_hello, until
@@ -34,6 +35,12 @@ SLOW_S = 0.05
 
 WINDOW = 20
 """`max_inflight` of the connector."""
+
+ABSENT = ("asleep/#", "in/#", "$share/crew/shared/#")
+"""What a client subscribes to that is there no more when the load begins."""
+
+TWICE = (b"two", b"nap")
+"""The publishers of QoS 2, whose messages may not arrive twice."""
 
 
 @dataclass
@@ -76,6 +83,7 @@ class PowerTest:
         self._folder, self._course, self._say = folder, course, say
         self._dice = random.Random(course.seed)
         self._far = FarBroker()
+        self._up = Upstream("up", "in/up", 1, self._dice)
         self.disk = Disk(folder / "data")
         self.account = Account()
         self.result = Result()
@@ -108,10 +116,16 @@ class PowerTest:
             Publisher("one", "far/one", 1, self._dice),
             Publisher("two", "far/two", 2, self._dice),
             Publisher("keep", "far/keep", 1, self._dice, retain=True),
+            Publisher("doze", "asleep/doze", 1, self._dice),
+            Publisher("nap", "asleep/nap", 2, self._dice),
+            Publisher("crew", "shared/crew", 1, self._dice),
+            self._up,
         ]
+        await self._up.start()
         try:
             isthmus = await self._isthmus("first")
             try:
+                await self._subscribe(isthmus)
                 await self._load(isthmus, publishers, count)
                 far.delay_s = SLOW_S
                 await far.up()
@@ -134,6 +148,14 @@ class PowerTest:
             self._take(isthmus)
         finally:
             await far.down()
+            await self._up.stop()
+
+    async def _subscribe(self, isthmus: IsthmusProcess) -> None:
+        """Have a session there that waits for messages, and leave."""
+        watcher = Watcher(isthmus.port, WINDOW, *ABSENT)
+        await watcher.up()
+        await until(lambda: watcher.session)
+        await watcher.down()
 
     async def _isthmus(self, name: str) -> IsthmusProcess:
         isthmus = IsthmusProcess(
@@ -143,6 +165,7 @@ class PowerTest:
             traced=True,
             pragmas=self._course.pragmas,
             max_inflight=WINDOW,
+            up_port=self._up.port,
             send_retained=False,  # it repeats messages, on purpose
             version="5" if self._course.version == 5 else "3.1.1",
         )
@@ -156,7 +179,7 @@ class PowerTest:
     def _take(self, isthmus: IsthmusProcess) -> None:
         calls = isthmus.calls(self._last_line)
         self.disk.feed(calls)
-        account(calls, isthmus.port, [self._far.port], self.account)
+        account(calls, isthmus.port, [self._far.port], self.account, up_port=self._up.port)
         self._last_line = max(call.end for call in calls if call.end < NEVER) + 1
 
     # -- the loss of power -----------------------------------------------------------------------
@@ -240,18 +263,26 @@ class PowerTest:
         await far.up()
         name = f"restart-{self.result.restarts}"
         isthmus = IsthmusProcess(self._folder, {"far": far.port}, data=folder, name=name)
+        watcher = Watcher(isthmus.port, WINDOW, *ABSENT)
+        watcher.session = any(payload.startswith(b"doze") for payload in promised)
         try:
             await isthmus.start()
+            await watcher.up()
             with contextlib.suppress(AssertionError):
-                await until(lambda: wanted <= {payload for _, payload in far.arrived})
+                await until(
+                    lambda: wanted <= {each for _, each in far.arrived + watcher.arrived}, 20
+                )
         finally:
+            await watcher.down()
             await isthmus.end()
             await far.down()
-        arrived = Counter(payload for _, payload in far.arrived)
-        wrong = []
+        arrived = Counter(payload for _, payload in far.arrived + watcher.arrived)
+        wrong = ["the session of the absent client has gone"] * watcher.forgotten
         if missing := wanted - set(arrived):
             wrong.append(f"{len(missing)} messages did not arrive, such as {_some(missing)}")
-        if twice := {each for each, times in arrived.items() if times > 1 and b"two" in each[:3]}:
+        if twice := {
+            each for each, times in arrived.items() if times > 1 and each.startswith(TWICE)
+        }:
             wrong.append(f"{len(twice)} QoS 2 messages arrived twice, such as {_some(twice)}")
         if invented := set(arrived) - set(self.account.sent):
             wrong.append(f"nobody had published {_some(invented)}")

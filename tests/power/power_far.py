@@ -86,6 +86,10 @@ class FarBroker:
             self.held.clear()
         raw.send(packet(0x20, bytes([self.session, 0]) + (b"\0" if said.version == 5 else b"")))
         self.session = True
+        await self._listen(raw)
+
+    async def _listen(self, raw: Raw) -> None:
+        """Take and answer what comes in an open session, until it ends."""
         loop = asyncio.get_running_loop()
         while True:
             found = await raw._read()

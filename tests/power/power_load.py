@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 
-from raw import PUBACK, PUBCOMP, PUBREC, PUBREL, Raw, ack_packet
+from raw import PUBACK, PUBCOMP, PUBREC, PUBREL, FarSide, Raw, ack_packet, grant
 
 WINDOW = 16
 SIZES = (10, 100, 400, 1500, 6000)
@@ -29,8 +29,11 @@ class Publisher:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             await self._run(port, version, count)
 
+    async def _connect(self, port: int, version: int) -> Raw:
+        return await Raw.client(port, self._name, version)
+
     async def _run(self, port: int, version: int, count: int) -> None:
-        raw = await Raw.client(port, self._name, version)
+        raw = await self._connect(port, version)
         open_ids: set[int] = set()
         left = count
         while left or open_ids:
@@ -53,3 +56,33 @@ class Publisher:
         payload = f"{self._name}-{number:06d}-".encode() + filler
         topic = f"{self._root}/{self._dice.randrange(4)}"
         return raw.publish(topic, payload, self._qos, **self._how)
+
+
+class Upstream(Publisher):
+    """The same as a broker to which Isthmus connects, and which forgets its session each time."""
+
+    def __init__(self, name: str, root: str, qos: int, dice: random.Random) -> None:
+        super().__init__(name, root, qos, dice)
+        self._side = FarSide()
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._side.port
+
+    async def start(self) -> None:
+        """Listen."""
+        await self._side.start()
+
+    async def stop(self) -> None:
+        """Listen no more."""
+        await self._side.stop()
+
+    async def _connect(self, port: int, version: int) -> Raw:
+        del port, version  # Isthmus comes to us
+        while True:
+            # The process behind a connection that waited may have gone.
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                raw, _ = await self._side.client()
+                await grant(raw)
+                return raw

@@ -22,10 +22,15 @@ START = Path(__file__).with_name("power_start.py")
 RECONNECT = {"min": "20ms", "max": "100ms"}
 
 
-def settings(data: Path, port: int, far_ports: dict[str, int], **connector: Any) -> dict[str, Any]:
-    """A broker on `port` that sends everything below `NAME/` to the connector of that name."""
+def settings(
+    data: Path, port: int, far_ports: dict[str, int], *, up_port: int = 0, **connector: Any
+) -> dict[str, Any]:
+    """A broker on `port` that sends everything below `NAME/` to the connector of that name.
+
+    With `up_port` it takes what is below `in/` from a broker there.
+    """
     common = {"reconnect": RECONNECT, "max_inflight": 20, **connector}
-    return {
+    found: dict[str, Any] = {
         "node": "edge",
         "listeners": [{"bind": f"127.0.0.1:{port}"}],
         "http": None,
@@ -37,6 +42,10 @@ def settings(data: Path, port: int, far_ports: dict[str, int], **connector: Any)
             name: {"from": "local", "topics": [f"{name}/#"], "to": name} for name in far_ports
         },
     }
+    if up_port:
+        found["connectors"]["upstream"] = {"url": f"127.0.0.1:{up_port}", **common}
+        found["routes"]["upstream"] = {"from": "upstream", "topics": ["in/#"], "to": "local"}
+    return found
 
 
 class IsthmusProcess:

@@ -11,9 +11,10 @@ from power_far import FarBroker
 from power_process import IsthmusProcess
 from power_promise import Promise
 from power_trace import calls
+from power_watcher import Watcher
 
 from mosquitto import free_port
-from raw import Raw, until
+from raw import FarSide, Raw, grant, until
 
 COUNT = 20
 
@@ -29,9 +30,9 @@ def payloads(kind: str) -> list[bytes]:
 class Seen:
     """A trace, and what the packets in it say."""
 
-    def __init__(self, isthmus: IsthmusProcess, far_port: int) -> None:
+    def __init__(self, isthmus: IsthmusProcess, far_port: int, up_port: int) -> None:
         found = isthmus.calls()
-        self.account = account(found, isthmus.port, [far_port])
+        self.account = account(found, isthmus.port, [far_port], up_port=up_port)
         self.promise = Promise(found, isthmus.data, self.account)
 
     def too_early(self, kind: str) -> list[bytes]:
@@ -44,18 +45,25 @@ class Seen:
 @pytest_asyncio.fixture
 async def seen(tmp_path: Path) -> AsyncIterator[Seen]:
     """Twenty messages of each kind, each sent when the one before it was acknowledged."""
-    far = FarBroker()
+    far, upstream = FarBroker(), FarSide()
     await far.up()
+    await upstream.start()
     ports = {"down": free_port(), "up": far.port}
     # However busy this machine is, the far side that is up counts as quick.
-    isthmus = IsthmusProcess(tmp_path, ports, traced=True, spill_after="5s")
+    isthmus = IsthmusProcess(tmp_path, ports, traced=True, spill_after="5s", up_port=upstream.port)
     try:
         await isthmus.start()
+        watcher = Watcher(isthmus.port, 10, "asleep/#", "in/#")
+        await watcher.up()
+        await until(lambda: watcher.session)
+        await watcher.down()
         publisher = await Raw.client(isthmus.port, "publisher")
         for kind, topic, qos, retain in (
             ("one", "down/a", 1, False),
             ("two", "down/a", 2, False),
             ("keep", "nowhere/a", 1, True),
+            ("absent-one", "asleep/a", 1, False),
+            ("absent-two", "asleep/a", 2, False),
         ):
             for number in range(COUNT):
                 how = {"retain": retain}
@@ -63,21 +71,28 @@ async def seen(tmp_path: Path) -> AsyncIterator[Seen]:
                     0,
                     16,
                 )
+        bridge, _ = await upstream.client()
+        await grant(bridge)
+        for kind, qos in (("in-one", 1), ("in-two", 2)):
+            for number in range(COUNT):
+                assert await bridge.published("in/a", payload(kind, number), qos) == 0
         await until(lambda: far.session)
         for number in range(COUNT):
             assert await publisher.published("up/a", payload("through", number)) == 0
         publisher.close()
         await isthmus.end()
-        yield Seen(isthmus, far.port)
+        yield Seen(isthmus, far.port, upstream.port)
     finally:
         await isthmus.end()
+        await upstream.stop()
         await far.down()
 
 
 async def test_an_acknowledgement_leaves_when_the_message_is_safe(seen):
     assert COUNT == 20
-    # The far side is down: the disk has to have it.
-    for kind in ("one", "two", "keep"):
+    # The far side is down, or a client is absent: the disk has to have it, whether a client or
+    # another broker published it.
+    for kind in ("one", "two", "keep", "absent-one", "absent-two", "in-one", "in-two"):
         assert seen.on_disk(kind) == COUNT
         assert seen.too_early(kind) == []
     # The far side is up, and quick: it has it, and the disk is left alone.

@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 from kill_course import FAR_STEPS, WINDOW, KillTest
+from power_watcher import Watcher
 
 # Each chain of lives begins with messages that go past the log.
 INTO_THE_LOG = [
@@ -32,20 +33,23 @@ OUT_OF_THE_LOG = [
 QOS_2_ONLY = [("released, not completed", 7), ("completed, not heard", 7)]
 
 
+LIVES = {
+    (1, "into"): INTO_THE_LOG,
+    (1, "out of"): OUT_OF_THE_LOG,
+    (2, "into"): INTO_THE_LOG,
+    (2, "out of"): OUT_OF_THE_LOG + QOS_2_ONLY,
+}
+
+
+@pytest.mark.parametrize("way", ["into", "out of"])
+@pytest.mark.parametrize("qos", [1, 2])
 @pytest.mark.parametrize(
-    ("source", "qos", "lives"),
-    [
-        pytest.param("client", 1, INTO_THE_LOG, id="a client, qos 1, into the log"),
-        pytest.param("client", 1, OUT_OF_THE_LOG, id="a client, qos 1, out of the log"),
-        pytest.param("client", 2, INTO_THE_LOG, id="a client, qos 2, into the log"),
-        pytest.param(
-            "client", 2, OUT_OF_THE_LOG + QOS_2_ONLY, id="a client, qos 2, out of the log"
-        ),
-        pytest.param("broker", 1, INTO_THE_LOG, id="a broker, qos 1, into the log"),
-    ],
+    ("source", "target"),
+    [("client", "broker"), ("broker", "client"), ("client", "client"), ("broker", "broker")],
 )
-async def test_nothing_is_lost_wherever_the_process_is_killed(tmp_path, source, qos, lives):
-    test = KillTest(tmp_path, qos, upstream=source == "broker")
+async def test_nothing_is_lost_wherever_the_process_is_killed(tmp_path, source, target, qos, way):
+    lives = LIVES[qos, way]
+    test = KillTest(tmp_path, qos, upstream=source == "broker", local=target == "client")
     await test.start()
     try:
         for step, nth in lives:
@@ -54,6 +58,8 @@ async def test_nothing_is_lost_wherever_the_process_is_killed(tmp_path, source, 
         assert await test.last_life() == 0
     finally:
         await test.stop()
+    if isinstance(test.far, Watcher):
+        assert not test.far.forgotten
     publisher = test.publisher
     assert len(publisher.acknowledged) > 50
     arrived = Counter(payload for _, payload in test.far.arrived)
