@@ -6,6 +6,8 @@ A run in which not everything arrived that had to is an error (`RunError`), not 
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from typing import Any
 from bench import progress, wire
 from bench.process import CORES, Generator, cpu_seconds, rss_kib, written_kib
 from bench.scenarios import Scenario
-from bench.systems import SETTLE_S, Files, System, Task, free_port
+from bench.systems import SETTLE_S, STEADY, Files, System, Task, free_port
 
 Figures = dict[str, float]
 TIMEOUT_S = 120.0
@@ -63,10 +65,11 @@ class Bench:
             ack_delay_s=scenario.ack_delay_ms / 1000,
         )
 
-    def start(self, far_port: int = 0, *, direction: str = "out") -> System:
+    def start(self, far_port: int = 0, *, direction: str = "out", steady_port: int = 0) -> System:
         scenario = self.scenario
         task = Task(
             far_port=far_port,
+            steady_port=steady_port,
             direction=direction,
             qos=max(scenario.qos, 1) if self.kind.name != "relay" else scenario.qos,
             version=scenario.version,
@@ -473,16 +476,22 @@ def outbox(bench: Bench) -> Figures:
 
 
 def start_stored(bench: Bench) -> Figures:
-    """A start with messages on disk."""
+    """A start with messages on disk, after SIGKILL and after a stop."""
     port = free_port()
     subject = bench.start(port)
     bench.publisher().ask(TIMEOUT_S, total=bench.scenario.messages, timeout=TIMEOUT_S)
+    os.kill(subject.pid, signal.SIGKILL)
     subject.stop()
-    start = time.monotonic()
-    subject = bench.start(port)
-    ready_s = time.monotonic() - start
-    time.sleep(SETTLE_S)
-    return {"ready_s": ready_s, "rss_mib": rss_kib(subject.pid) / 1024}
+    found: Figures = {}
+    for name in ("killed_ready_s", "ready_s"):
+        start = time.monotonic()
+        subject = bench.start(port)
+        found[name] = time.monotonic() - start
+        time.sleep(SETTLE_S)
+        found["rss_mib"] = max(found.get("rss_mib", 0.0), rss_kib(subject.pid) / 1024)
+        if name == "killed_ready_s":
+            subject.stop()
+    return found
 
 
 def beside(bench: Bench) -> Figures:
@@ -492,25 +501,30 @@ def beside(bench: Bench) -> Figures:
     """
     scenario = bench.scenario
     interval_s = 0.005
-    if scenario.far_down:
-        bench.start(free_port())
-        time.sleep(SETTLE_S)
-    else:
-        far = bench.far()
-        bench.start(far.hello["port"])
-        wait_for_bridge(far, subscribed=False)
+    far = None if scenario.far_down else bench.far()
+    steady = bench.far() if scenario.steady else None
+    bench.start(
+        free_port() if far is None else far.hello["port"],
+        steady_port=0 if steady is None else steady.hello["port"],
+    )
+    for each in (far, steady):
+        if each is not None:
+            wait_for_bridge(each, subscribed=False)
+    time.sleep(SETTLE_S)
     assert bench.subject is not None
-    load = None if scenario.unloaded else bench.publisher()
+    loads = [bench.publisher()]
+    if steady is not None:
+        loads.append(bench.publisher(prefix=STEADY))
     quiet = bench.generator(
         "latency", payload=scenario.payload, spin=False, inward=False, topic="t/quiet"
     )
     quiet.ask(30, do="open", target=asdict(bench.subject.target), bridge=False)
-    if load is not None:
-        seconds = scenario.messages * interval_s * 1.5 + 1
+    seconds = scenario.messages * interval_s * 1.5 + 1
+    for load in loads:
         load.send(total=int(seconds * scenario.rate), timeout=TIMEOUT_S, rate=scenario.rate)
-        time.sleep(1.0)
+    time.sleep(1.0)
     times = quiet.ask(TIMEOUT_S, do="light", count=scenario.messages, interval_s=interval_s)
-    if load is not None:
+    for load in loads:
         load.answer(TIMEOUT_S)
     return {
         "puback_p50_us": percentile(times["pubacks"], 0.5),

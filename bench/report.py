@@ -27,6 +27,7 @@ SHOWN = {
     "connects_per_s": "connects/s",
     "rss_mib": "RSS, MiB",
     "ready_s": "ready, s",
+    "killed_ready_s": "ready after SIGKILL, s",
     "idle_cpu_percent": "CPU when idle, %",
     "subscribe_s": "first CONNECT to last SUBACK, s",
     "least_share": "least share of a subscriber, 1 is fair",

@@ -71,7 +71,7 @@ class Scenario:
     durability: Literal["", "disk", "memory"] = ""  # of the route; see systems.Task
     ack_delay_ms: float = 0.0  # of the far end
     far_down: bool = False
-    unloaded: bool = False  # without the load beside the client that is measured
+    steady: bool = False  # another route has the same load, and its far end is always up
     beside: str = ""  # measured in turns with that one, and shown against it
     relay: bool = False  # the lower limit is measured too
     alone: bool = False  # Mosquitto cannot do it, or nothing is learned from it
@@ -138,6 +138,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         5_000,
         qos=1,
         bars=(Bar("arrival_p50_us", "ratio", 1.3), Bar("puback_p50_us", "ratio", 1.7)),
+        times=4,
     ),
     Scenario("in-qos0", "inbound, QoS 0", "in", 600_000, bars=cpu_ratio(0.25), times=2),
     Scenario(
@@ -162,6 +163,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         5_000,
         qos=1,
         bars=(Bar("arrival_p50_us", "ratio", 1.3), Bar("puback_p50_us", "ratio", 1.7)),
+        times=4,
     ),
     Scenario(
         "footprint",
@@ -210,6 +212,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         "light",
         500,
         bars=(Bar("puback_p99_us", "most", 50_000),),
+        times=2,
     ),
     Scenario("qos2", "QoS 2, window 100", "out", 100_000, qos=2),
     Scenario("qos0-1k", "QoS 0, 1 KiB", "out", 200_000, payload=1024),
@@ -372,19 +375,20 @@ SCENARIOS: tuple[Scenario, ...] = (
     ),
     Scenario(
         "beside-up",
-        "a client whose messages go nowhere else, beside QoS 1 at 5,000/s over a route",
+        "a client whose messages go nowhere else, beside QoS 1 at 5,000/s over each of two routes",
         "beside",
         1_000,
         qos=1,
         window=1000,
         rate=5_000,
         durability="disk",
+        steady=True,
         alone=True,
         times=4,
     ),
     Scenario(
         "beside-down",
-        "the same, the far side of the route is down",
+        "the same, the far side of one route is down",
         "beside",
         1_000,
         qos=1,
@@ -392,18 +396,21 @@ SCENARIOS: tuple[Scenario, ...] = (
         rate=5_000,
         durability="disk",
         far_down=True,
+        steady=True,
         alone=True,
         bars=(Bar("puback_p99_us", "baseline", 1.2, "beside-up"),),
         times=4,
     ),
     Scenario(
-        "beside-none",
-        "the same client alone",
+        "beside-only",
+        "the same, and there is no other route",
         "beside",
         1_000,
         qos=1,
-        unloaded=True,
+        window=1000,
+        rate=5_000,
         durability="disk",
+        far_down=True,
         alone=True,
         beside="beside-up",
         times=4,
@@ -418,7 +425,11 @@ SCENARIOS: tuple[Scenario, ...] = (
         durability="disk",
         alone=True,
         once=True,
-        bars=(Bar("ready_s", "most", 2), Bar("rss_mib", "most", 200)),
+        bars=(
+            Bar("ready_s", "most", 2),
+            Bar("killed_ready_s", "most", 2),
+            Bar("rss_mib", "most", 200),
+        ),
     ),
 )
 

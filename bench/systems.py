@@ -31,6 +31,7 @@ class Task:
     """What a system has to do in a run."""
 
     far_port: int = 0  # 0: no bridge
+    steady_port: int = 0  # of another far end, which gets what is below STEADY; 0: none
     direction: str = "out"  # of the bridge: out | in
     qos: int = 1  # highest of the route
     version: int = 4  # of clients and bridge
@@ -46,6 +47,10 @@ class Task:
     hops: bool = True  # the loop guard of MQTT 5
     durability: str = ""  # of the route: disk (with a data folder) | memory | "" (as it is)
     pinned: bool = True  # to one core
+
+
+STEADY = "t/steady"
+"""The topics of a route beside that which is looked at."""
 
 
 def free_port() -> int:
@@ -260,6 +265,12 @@ class Isthmus(System):
                 | ({"pool": task.pool} if task.pool > 1 else {"client_id": "bench-bridge"})
             }
             settings["routes"] = self.routes()
+        if task.steady_port:
+            far = settings["connectors"]["far"]
+            url = f"mqtt://127.0.0.1:{task.steady_port}"
+            settings["connectors"]["steady"] = {**far, "url": url, "client_id": "bench-steady"}
+            route = settings["routes"]["bench"]
+            settings["routes"]["steady"] = {**route, "to": "steady", "topics": [f"{STEADY}/#"]}
         file = self.files.path / "isthmus.yaml"
         file.write_text(json.dumps(settings, indent=1))  # JSON is YAML
         return [self.python, "-m", "isthmus", "run", str(file)]
