@@ -32,7 +32,7 @@ def cpu_model() -> str:
 
 
 def commit() -> str:
-    """Commit of the working tree, "-dirty" added when it differs."""
+    """Commit of the working tree, "-dirty" added when it differs, other than by new results."""
     head = subprocess.run(
         ("git", "rev-parse", "--short=12", "HEAD"),
         capture_output=True,
@@ -42,7 +42,8 @@ def commit() -> str:
     )
     if head.returncode:
         return "none"
-    return head.stdout.strip() + ("-dirty" if output("git", "status", "--porcelain") else "")
+    changed = output("git", "status", "--porcelain", "--", ".", ":(exclude)bench/results")
+    return head.stdout.strip() + ("-dirty" if changed else "")
 
 
 def describe() -> dict[str, Any]:

@@ -129,7 +129,8 @@ def handle(options: dict[str, Any]) -> None:
     names = wire.topics(options["prefix"].encode(), options["topics"])
     payload = bytes(options["payload"])
     properties = wire.user_properties(options["properties"])
-    clients = [open_client(loop, target, f"bench-publisher-{i}") for i in range(count)]
+    name = options["prefix"].replace("/", "-")
+    clients = [open_client(loop, target, f"{name}-publisher-{i}") for i in range(count)]
     flow = None
     packets: list[bytes] = []
     if count == 1:
