@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from isthmus.connectors import suspicion
+from mosquitto import free_port
 from raw import PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL, FarSide, Raw, ack_packet, until
 from running import bridge, out
 
@@ -19,6 +20,7 @@ POISON = b"poison"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suspicion, "PAUSE_S", 0.2)
+    monkeypatch.setattr(suspicion, "LONGEST_PAUSE_S", 0.6)
     monkeypatch.setattr(suspicion, "SOON_S", 0.5)
 
 
@@ -154,4 +156,62 @@ async def test_what_is_acknowledged_alone_is_not_to_blame(isthmus: Any, far: Far
         here.publish("out/x", str(number), 1)
     await until(lambda: len(set(there.got)) == 3)
     there.stop()
+    assert not near.cloud.drops.counts
+
+
+async def test_a_reload_to_another_kind_of_lane_changes_nothing(
+    isthmus: Any, far: FarSide, tmp_path: Path
+) -> None:
+    there = Closing(far)
+    listeners = [{"bind": f"127.0.0.1:{free_port()}"}]
+    settings = {**config(far.port, tmp_path, "3.1.1"), "listeners": listeners}
+    near = await isthmus(settings)
+    here = await near.client("here")
+    await until(lambda: near.cloud.state == "connected")
+    connectors = settings["connectors"]
+    limited = {"cloud": {**connectors["cloud"], "rate_limit": "1000/s"}}
+    await near.reload({**settings, "connectors": limited})
+    await until(lambda: there.connections == 2 and near.cloud.state == "connected")
+    for payload in [b"before", POISON, b"1", b"2"]:
+        here.publish("out/x", payload, 1)
+    await until(lambda: set(there.got) == {b"before", b"1", b"2"}, 10)
+    there.stop()
+    assert near.cloud.dead_letters.put_aside.counts == {"closes_link": 1}
+
+
+async def test_where_all_close_the_link_each_takes_longer_than_the_one_before(
+    isthmus: Any, far: FarSide, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    there = Closing(far, lambda payload: payload.startswith(b"bad"))
+    near = await isthmus(config(far.port, tmp_path, "3.1.1"))
+    here = await near.client("here")
+    await until(lambda: near.cloud.state == "connected")
+    for payload in [b"bad 0", b"bad 1", b"good"]:
+        here.publish("out/x", payload, 1)
+    counts = near.cloud.dead_letters.put_aside.counts
+    await until(lambda: counts == {"closes_link": 1})
+    first = there.connections
+    await until(lambda: there.got == [b"good"], 20)
+    there.stop()
+    assert counts == {"closes_link": 2}
+    assert there.connections - first >= first + 2
+    said = [record.getMessage() for record in caplog.records if "whenever" in record.getMessage()]
+    assert said[0] == (
+        "connector cloud (edge-1): the far side closes the connection whenever it gets a message "
+        "of 5 bytes on 'out/x': it is not sent any more"
+    )
+
+
+async def test_a_far_side_that_ends_each_connection_at_some_age_blames_nobody(
+    isthmus: Any, far: FarSide
+) -> None:
+    near = await isthmus(config(far.port, None, "3.1.1"))
+    here = await near.client("here")
+    here.publish("out/x", b"innocent", 1)
+    for _ in range(12):
+        other, _ = await far.client(session_present=True)
+        await asyncio.sleep(0.3)  # after the first pause, and in later ones
+        other.close()
+    last, _ = await far.client(session_present=True)
+    assert (await last.expect(PUBLISH)).payload == b"innocent"
     assert not near.cloud.drops.counts

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from isthmus.delivery.logged_ids import IDS
 from raw import PUBACK, PUBLISH, PUBREC, PUBREL, FarSide, Raw, ack_packet, until
 from running import bridge, out
 
@@ -208,3 +209,67 @@ async def test_what_went_to_disk_under_way_is_there_after_a_restart(
     while not found >= {b"new", *(b"left %d" % n for n in range(1, LEFT))}:
         found.add(await taken(there))
     await until(lambda: not again.cloud.unsettled)
+
+
+async def test_one_that_is_far_ahead_of_its_log_takes_no_identifier_of_another(
+    isthmus: Any, far: FarSide, tmp_path: Path
+) -> None:
+    """MQTT-2.2.1-3: identifiers of what is on disk follow from the place there, and repeat."""
+    near = await isthmus(config(far.port, tmp_path, max_inflight=10))
+    here = await near.client("here")
+    for _ in range(IDS // 500):
+        for number in range(500):
+            here.publish("out/a", f"left {number}", 1)
+        for _ in range(500):
+            await here.expect(PUBACK)
+    there, _ = await far.client()
+    assert (await there.expect(PUBLISH)).payload == b"left 0"
+    here.publish("out/a", "new", 1)
+    while (await there.expect(PUBLISH)).payload != b"new":
+        pass
+    there.close()
+    await here.expect(PUBACK)
+    there, _ = await far.client(session_present=False)
+    found: dict[int, bytes] = {}
+    while b"new" not in found.values() or b"left 0" not in found.values():
+        got = await there.expect(PUBLISH)
+        assert got.packet_id not in found
+        found[got.packet_id] = got.payload
+
+
+@pytest.mark.parametrize("code", [0x97, 0x83])
+async def test_one_that_was_refused_for_now_goes_to_disk_with_the_link(
+    isthmus: Any, far: FarSide, tmp_path: Path, code: int
+) -> None:
+    near = await isthmus(config(far.port, tmp_path))
+    here = await near.client("here")
+    await leave(here, 20)
+    there, _ = await far.client()
+    first = await there.expect(PUBLISH)
+    here.publish("out/a", "new", 1)
+    while (got := await there.expect(PUBLISH)).payload != b"new":
+        pass
+    there.send(ack_packet(PUBACK, first.packet_id, code))
+    there.send(ack_packet(PUBACK, got.packet_id, code))
+    await here.nothing()
+    there.close()
+    await here.expect(PUBACK)
+    there, _ = await far.client(session_present=True)
+    found = [await taken(there) for _ in range(21)]
+    assert set(found) == {b"new", *(b"left %d" % number for number in range(20))}
+
+
+async def test_a_retained_message_keeps_its_turn(
+    isthmus: Any, far: FarSide, tmp_path: Path
+) -> None:
+    near = await isthmus(config(far.port, tmp_path, send_retained=False))
+    here = await near.client("here")
+    for number in range(20):
+        here.publish("out/a", f"left {number}", 1, retain=True)
+        await here.expect(PUBACK)
+    there, _ = await far.client()
+    assert await taken(there) == b"left 0"
+    here.publish("out/a", "new", 1, retain=True)
+    await here.expect(PUBACK)
+    found = [await taken(there) for _ in range(20)]
+    assert found == [*(b"left %d" % number for number in range(1, 20)), b"new"]

@@ -76,7 +76,7 @@ def explain(settings: Settings) -> Iterator[str]:
         target = settings.connectors.get(leg.target)
         waits = leg.settings.queue_qos0 or (target is not None and target.start == "lazy")
         yield f"  {_safety(leg, on_disk=settings.broker.stores, waits=waits)}."
-        yield from _particulars(leg, target)
+        yield from _particulars(leg, target, on_disk=settings.broker.stores)
         shared = shared_limits([o.settings.queue for o in directions if o.target == leg.target])
         if leg.target != LOCAL and shared != QueueLimits():
             yield _queue(shared, leg.target)
@@ -360,7 +360,7 @@ def _queue(limits: QueueLimits, target: str) -> str:
     return f"{text}."
 
 
-def _particulars(leg: Leg, target: ConnectorSettings | None) -> Iterator[str]:
+def _particulars(leg: Leg, target: ConnectorSettings | None, *, on_disk: bool) -> Iterator[str]:
     """What a route has that most have not."""
     route = leg.settings
     if target is not None and len(target.addresses) > 1 and _carries_qos_2(leg):
@@ -370,11 +370,8 @@ def _particulars(leg: Leg, target: ConnectorSettings | None) -> Iterator[str]:
         )
     if route.connection is not None and not leg.back:
         yield f"  Messages leave by the connection with the client id {route.connection}."
-    if route.may_overtake and target is not None:
-        if target.rate_limit is not None:
-            yield f"  may_overtake has no effect: {leg.target} has a rate_limit, which holds first."
-        else:
-            yield "  After an outage new messages are sent before those that waited, out of order."
+    if route.may_overtake:
+        yield f"  {_overtaking(leg.target, target, on_disk=on_disk)}."
     if route.check_as is not None:
         yield f"  Only what user {route.check_as} may do is done; the rest is refused and counted."
     if route.priority or route.stop:
@@ -382,6 +379,20 @@ def _particulars(leg: Leg, target: ConnectorSettings | None) -> Iterator[str]:
         if route.stop:
             text += ", and what it takes is not taken by routes that come after it"
         yield f"{text}."
+
+
+def _overtaking(name: str, target: ConnectorSettings | None, *, on_disk: bool) -> str:
+    """What `may_overtake` does."""
+    why = ""
+    if target is None:
+        why = "nothing on the way to local waits on disk"
+    elif target.rate_limit is not None:
+        why = f"{name} has a rate_limit, which holds for all messages"
+    elif not on_disk:
+        why = "without a data folder nothing waits on disk"
+    if why:
+        return f"may_overtake has no effect: {why}"
+    return "After an outage new messages are sent before those that waited, out of order"
 
 
 def _circles(settings: Settings, directions: list[Leg]) -> Iterator[str]:

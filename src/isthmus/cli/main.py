@@ -20,8 +20,8 @@ from isthmus.errors import ConfigError, IsthmusError, ListenError
 # What looks for plugins in every installed package takes 30 ms and 1 MiB, and there are none.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 if sys.platform == "linux":
-    # Else `zoneinfo`, which pydantic imports, reads all that Python was built with, to find the
-    # same: 0.7 MiB.
+    # Else `zoneinfo`, which pydantic imports, reads all that Python was built with, to find what
+    # it nearly always is: 0.7 MiB.
     os.environ.setdefault(
         "PYTHONTZPATH",
         "/usr/share/zoneinfo:/usr/lib/zoneinfo:/usr/share/lib/zoneinfo:/etc/zoneinfo",

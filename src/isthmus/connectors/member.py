@@ -209,6 +209,7 @@ class Member:
             self.client.disconnect(reason, back=back, for_good=for_good)
             self._left(self.client)
             self.client = None
+        self.suspicion.forget()
 
     async def renew(self, identity: Identity) -> None:
         """Connect anew, as `identity` and with the settings that there are now.
@@ -435,8 +436,8 @@ class Member:
             # What is in flight was sent to another service: here these are new publications. An
             # old session here may still hold packet identifiers of QoS 2, which are freed first.
             moved=moved,
-            receive_maximum=self.suspicion.attaching(
-                min(peer.receive_maximum - noticed, MOST_IN_FLIGHT)
+            receive_maximum=self.suspicion.first_room(
+                self.lane, min(peer.receive_maximum - noticed, MOST_IN_FLIGHT), moved=moved
             ),
             max_packet=largest,
             max_qos=peer.maximum_qos,

@@ -16,7 +16,8 @@ class OvertakingOutlet(LaneOutlet):
     """One topic on a lane; its QoS 1 messages do not wait behind a backlog.
 
     As long as there is a connection they need no disk either: their publisher waits for the peer.
-    What is QoS 2 on either side keeps its turn, as it has to be on disk before it is sent.
+    What is QoS 2 on either side keeps its turn, as it has to be on disk before it is sent. So do
+    retained messages: the last one that comes is the one that stays there.
     """
 
     __slots__ = ()
@@ -26,7 +27,8 @@ class OvertakingOutlet(LaneOutlet):
         lane = self.lane
         first = self.first[flags]
         came_qos2 = receipt is not None and receipt.prefix is PUBREC
-        if lane.link is None or not lane.waiting or not lane.drains or first >= 0x34 or came_qos2:
+        in_turn = first >= 0x34 or first & 1 or came_qos2
+        if in_turn or lane.link is None or not lane.waiting or not lane.drains:
             super().send(flags, properties, payload, receipt)
         elif first < 0x32:
             LaneOutlet.send(self, flags, properties, payload, receipt)

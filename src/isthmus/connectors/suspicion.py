@@ -30,13 +30,20 @@ That alone costs no time, where it was the network: the pause comes only after o
 """
 
 PAUSE_S = 2.0
-"""A connection has to live so long before the message is sent."""
+"""A connection has to live so long before the message is sent, and as much longer at each further
+trial: one that ends at a certain age anyway ends in a pause then."""
+
+LONGEST_PAUSE_S = 10.0
 
 SOON_S = 1.0
 """It has to end within so long after that."""
 
 TRIALS = 3
 """So many in a row, and the message is to blame."""
+
+DOUBLINGS = 6
+"""Where nothing was acknowledged since the last message was blamed, it takes twice as many for the
+next one, and so on, so often at most: it may be the far side that is to blame."""
 
 CLOSES_LINK = "closes_link"
 """Why such a message is a dead letter, or dropped."""
@@ -48,13 +55,14 @@ SHOWN_BYTES = 100
 
 
 class Suspicion:
-    """What the ends of one member's connections say about the oldest message in its `lane`.
+    """What the ends of one member's connections say about the oldest message that was in flight.
 
     `paused` says that the next connection has to begin without messages, and then with one alone.
     """
 
     __slots__ = (
-        "_acknowledged", "_lane", "_message", "_row", "_sent_at", "_timer", "_trials", "_wheel",
+        "_acknowledged", "_blamed", "_blamed_at", "_lane", "_message", "_row", "_timer", "_trials",
+        "_trying", "_wheel",
     )  # fmt: skip
 
     def __init__(self, lane: Lane, wheel: Wheel) -> None:
@@ -62,7 +70,9 @@ class Suspicion:
         self._wheel = wheel
         self._message: tuple[bytes, bytes] | None = None
         self._row = self._trials = self._acknowledged = 0
-        self._sent_at: float | None = None
+        # Blamed in a row, and what had been acknowledged at the last one.
+        self._blamed = self._blamed_at = 0
+        self._trying = False
         self._timer: Timer | None = None
 
     @property
@@ -70,20 +80,25 @@ class Suspicion:
         """See the class."""
         return self._row > ROW
 
-    def attaching(self, receive_maximum: int) -> int:
-        """A connection is open; returns the receive maximum that the lane is to begin with.
+    def first_room(self, lane: Lane, receive_maximum: int, *, moved: bool) -> int:
+        """A connection is open: the receive maximum that `lane` is to begin with.
 
-        Where that is less, the lane gets `receive_maximum` when the connection has shown that it
-        lives.
+        Where that is less than `receive_maximum`, the lane gets this when the connection has shown
+        that it lives. `moved`: it leads to another service than the one before.
         """
-        self._acknowledged = self._lane.acknowledged
-        self._sent_at = None
+        if moved:
+            self.forget()
+        self._stop_timer()
+        self._lane = lane
+        self._acknowledged = lane.acknowledged
+        self._trying = False
         if self._row < ROW:
             return receive_maximum
         if self.paused:
-            self._after(PAUSE_S, partial(self._send_one, receive_maximum))
+            pause_s = min(PAUSE_S * (self._trials + 1), LONGEST_PAUSE_S)
+            self._after(pause_s, partial(self._send_one, receive_maximum))
             return 0
-        self._after(SOON_S, partial(self._lane.allow, receive_maximum))
+        self._after(SOON_S, partial(lane.allow, receive_maximum))
         return 1
 
     def ended(self, *, closed: bool) -> None:
@@ -91,10 +106,8 @@ class Suspicion:
 
         `closed` says that the far side just closed it, without a word.
         """
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        lane, message = self._lane, self._lane.oldest
+        self._stop_timer()
+        lane, message = self._lane, self._lane.oldest_inflight
         went_on = message is None or not closed or lane.acknowledged != self._acknowledged
         if went_on or message != self._message:
             self._message, self._row, self._trials = message, 0, 0
@@ -102,31 +115,57 @@ class Suspicion:
             return
         if not self.paused:
             self._row += 1
-        elif self._sent_at is None:  # it closes without the message too
+        elif not self._trying:  # it closes without the message too, or did not mind it
             self._row = self._trials = 0
-        elif clock.monotonic() - self._sent_at > SOON_S:
-            self._trials = 0
         else:
             self._trials += 1
-            if self._trials == TRIALS:
+            if lane.acknowledged != self._blamed_at:
+                self._blamed = 0
+            if self._trials == TRIALS << min(self._blamed, DOUBLINGS):
                 self._blame(*message)
 
+    def forget(self) -> None:
+        """What was seen is about another connection, or another service, than the next one."""
+        self._stop_timer()
+        self._message, self._row, self._trials = None, 0, 0
+
     def _blame(self, topic: bytes, payload: bytes) -> None:
+        lane = self._lane
         log.warning(
-            "%s (%s): the far side closes the connection whenever it gets a message of %d bytes on "
+            "%s%s: the far side closes the connection whenever it gets a message of %d bytes on "
             "%r: it is not sent any more",
-            self._lane.drops.place,
-            self._lane.name,
+            lane.drops.place,
+            f" ({lane.name})" if lane.name else "",
             len(payload),
             topic[:SHOWN_BYTES].decode(errors="backslashreplace"),
         )
-        self._lane.condemn(CLOSES_LINK, REFUSED)
-        self._message, self._row, self._trials = None, 0, 0
+        lane.condemn(CLOSES_LINK, REFUSED)
+        self._blamed, self._blamed_at = self._blamed + 1, lane.acknowledged
+        self.forget()
 
     def _send_one(self, receive_maximum: int) -> None:
-        self._sent_at = clock.monotonic()
-        self._lane.allow(1)
-        self._after(SOON_S, partial(self._lane.allow, receive_maximum))
+        lane = self._lane
+        if lane.window.releasing:  # an exchange of QoS 2 goes on, and may be what it does not like
+            lane.allow(receive_maximum)
+            return
+        before = lane.sent + lane.resent
+        lane.allow(1)
+        self._trying = lane.sent + lane.resent != before
+        self._after(SOON_S, partial(self._look, receive_maximum))
+
+    def _look(self, receive_maximum: int) -> None:
+        """Go on, when the message has left and nothing has happened."""
+        link = self._lane.link
+        if link is not None and link.blocked:
+            self._after(SOON_S, partial(self._look, receive_maximum))
+            return
+        self._trying = False
+        self._lane.allow(receive_maximum)
 
     def _after(self, delay_s: float, step: Callable[[], None]) -> None:
         self._timer = self._wheel.at(clock.monotonic() + delay_s, step)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -107,7 +107,7 @@ class Backlog:
     @property
     def queued(self) -> int:
         """Messages that wait and are not in the queue of the lane."""
-        return self.log.next - self.end + len(self._new)
+        return max(0, self.log.next - self.end - len(self._before_turn)) + len(self._new)
 
     @property
     def all_in_lane(self) -> bool:
@@ -220,7 +220,6 @@ class Backlog:
             and end < log.done_below + MAX_AHEAD
         ):
             self._loading = True
-            self._before_turn = {seq for seq in self._before_turn if seq >= end}
             log.load(end, LOAD_BYTES, self._loaded)
 
     def _loaded(self, parts: list[Part] | None) -> None:
@@ -266,12 +265,19 @@ class Backlog:
                     bury(lane, log, seq, found, item.topic)
                 else:
                     ready.append(item)
-        self.end = at
+        self._passed(at)
         lane.add(ready)
         if lane.link is not None:
             lane.look_for_room()
         elif not lane.blocks:
             self.unload()
+
+    def _passed(self, end: int) -> None:
+        """What is before `end` is in memory, or done."""
+        self.end = end
+        self._before_turn = {
+            seq for seq in self._before_turn if seq >= end and not self.log.is_done(seq)
+        }
 
     def _has(self, seq: int) -> bool:
         """Whether record `seq` is not to be loaded: it is done, or on its way."""
@@ -282,7 +288,7 @@ class Backlog:
         self.load()
 
     def _lost(self, seq: int) -> None:
-        if not self.log.is_done(seq):
+        if not self._has(seq):
             self.lane.drops.add("damaged", f"record {seq} of {self.log.name}")
             self.log.done(seq)
 

@@ -18,6 +18,7 @@ cdef class Lane:
     cdef public int _max_qos
     cdef public Queue _queue
     cdef public object _resend
+    cdef public bint _resting
     cdef public bint _retain
     cdef public double _retry_s
     cdef public object _retry_timer

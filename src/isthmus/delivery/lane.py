@@ -8,7 +8,8 @@ Two kinds differ only in settings. A connector's lane keeps the publisher's ackn
 until the far side has acknowledged, so its queue is bounded by what publishers may have
 unacknowledged. A session's lane counts as memory: what does not fit is dropped and counted.
 
-Invariants: what is queued is younger than what is in flight; an entry leaves the window exactly
+Invariants: what is queued is younger than what is in flight, but for what overtakes a backlog on
+disk, as its route says (`overtake`); an entry leaves the window exactly
 once, and whoever takes it out releases its hold; nothing is sent again on a live connection
 (MQTT-4.4.0-1).
 
@@ -112,6 +113,7 @@ class Lane:
         "_max_qos",
         "_queue",
         "_resend",
+        "_resting",
         "_retain",
         "_retry_s",
         "_retry_timer",
@@ -197,6 +199,7 @@ class Lane:
         self._attached = False
         self.freed: set[bytes] | None = None
         self._resend: deque[bytes] | None = None
+        self._resting = False
         self._blocked_bytes = 0
         self._retry_s = RETRY_MIN_S
         self._retry_timer: Timer | None = None
@@ -274,6 +277,7 @@ class Lane:
         self._retain = retain
         self.aliases = aliases
         self.window.limit = min(self.max_inflight, receive_maximum)
+        self._resting = False
         self._blocked_bytes = 0
         self._retry_s = RETRY_MIN_S
         if self.outbox is not None:
@@ -327,16 +331,25 @@ class Lane:
 
     def rest(self) -> None:
         """Send no new message before the next connection, so that what is in flight can settle."""
+        self._resting = True
         self.window.limit = 0
         self._set_room()
 
     def allow(self, receive_maximum: int) -> None:
-        """Have so many messages in flight from now on, as `attach` says it at first."""
+        """Have so many messages in flight from now on, as `attach` says it; a lane that rests does.
+
+        Args:
+            receive_maximum: of the peer, or less.
+        """
+        if self._resting:
+            return
         self.window.limit = min(self.max_inflight, receive_maximum)
+        if self.outbox is not None:
+            self.outbox.bound_window()
         self.look_for_room()
 
     @property
-    def oldest(self) -> tuple[bytes, bytes] | None:
+    def oldest_inflight(self) -> tuple[bytes, bytes] | None:
         """Topic and payload of the oldest message in flight."""
         for packet, *_ in self.entries.values():
             unpacked = unpack(packet, v5=self.v5)
@@ -344,9 +357,17 @@ class Lane:
         return None
 
     def condemn(self, reason: str, code: int) -> None:
-        """The oldest message in flight ends here, undelivered; without a connection."""
+        """The oldest message in flight, which there must be, ends here; without a connection.
+
+        The peer may hold the identifier of a QoS 2 message: the next connection frees it.
+        """
         packet_id = next(iter(self.entries))
-        self._fail(self.entries.pop(packet_id), reason, code)
+        entry = self.entries[packet_id]
+        if entry[0][0] & 4:
+            self.window.recorded(packet_id)
+        else:
+            del self.entries[packet_id]
+        self._fail(entry, reason, code)
 
     def inherit(self, other: Lane, *, inflight: bool = True) -> int:
         """Take over what waits in `other`, in order, behind what waits here; returns how many.
@@ -613,14 +634,16 @@ class Lane:
         """Send from the queue while the window has room; first what is to be sent again."""
         if self._resend is not None and not self._send_again():
             return
-        ahead = self._ahead
+        queue, ahead = self._queue, self._ahead
         if ahead is not None:
+            # What was sent before comes first: it may be what keeps the rest back.
+            while queue is not None and queue.returned and len(self.entries) < self.room:
+                self._send(queue.popleft())
             while ahead and len(self.entries) < self.room:
                 self._send(ahead.popleft())
             if ahead:
                 return
             self._ahead = None
-        queue = self._queue
         if queue is not None:
             entries = self.entries
             pace = None if self.outbox is None else self.outbox.pace

@@ -15,5 +15,5 @@ cdef class LoggedIds:
     cdef dict _untold_closing
     cdef public dict taken
 
-    @cython.locals(stored=Stored)
+    @cython.locals(stored=Stored, log=Log)
     cpdef bytes of(self, Receipt receipt)

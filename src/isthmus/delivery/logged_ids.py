@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from isthmus.store.log import Log
 
 THROUGH_CHUNKS = 16
-"""Packet identifiers below 16 * 256 belong to what is not in the log, and to SUBSCRIBE."""
+"""Packet identifiers below 16 * 256 belong to what is not in the log, or far ahead in it, and to
+SUBSCRIBE."""
 
 FIRST_ID = THROUGH_CHUNKS * 256
 FIRST_LOGGED = FIRST_ID.to_bytes(2, "big")
@@ -66,7 +67,10 @@ class LoggedIds:
         if not isinstance(receipt, Stored):
             return b""
         stored = receipt
-        if stored.log is not self._log or stored.seq in self._renamed:
+        log = self._log
+        if stored.log is not log or stored.seq in self._renamed:
+            return b""
+        if stored.seq >= log.done_below + MAX_AHEAD:  # it has overtaken what is before it
             return b""
         return packet_id_of(stored.seq)
 

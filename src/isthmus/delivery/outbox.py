@@ -7,7 +7,8 @@ publishers; from then on (*logged*) every message joins the next commit at once.
 *through* when all is acknowledged and recorded as such, and acknowledgements come quickly again;
 what comes in between is *held*, unacknowledged, in memory.
 
-A logged message is sent when it is on disk, so nothing in memory overtakes the disk. In its lane it
+A logged message is sent when it is on disk, so nothing in memory overtakes the disk, unless its
+route says that it may overtake what an outage has left. In its lane it
 is as any other: `Stored` stands where the receipt of its publisher was. How many messages may be on
 their way is bounded by what is sent and not *recorded* as acknowledged: that is what a crash can
 repeat at most.
@@ -505,10 +506,15 @@ class Outbox(Keeper):
         if not resumes:
             self.backlog.maybe_sent = 0
         assert lane.link is not None
-        lane.window.limit = min(lane.window.limit, MAX_INFLIGHT)
+        self.bound_window()
         if self.logged:
             self.trust.doubt(self.unrecorded)
         lane.link.on_touch = self._timer.arm
+
+    def bound_window(self) -> None:
+        """Keep to the identifiers that there are, whatever the peer takes."""
+        window = self._lane.window
+        window.limit = min(window.limit, MAX_INFLIGHT)
 
     def requeued(self) -> None:
         """What was in flight waits in the lane again, for another session.
@@ -525,12 +531,20 @@ class Outbox(Keeper):
         """The connection is gone: what was on its way goes to disk."""
         lane = self._lane
         self._probe = None
-        in_memory = lane.has_ahead if self.logged else lane.queued
-        if self._closing or in_memory or self._timer.oldest():
+        if self._closing or self._in_memory() or (not self.logged and lane.queued):
             self.spill()
         lane.waiting = lane.waiting or self.logged
         if not lane.blocks and self.logged and not self.backlog.loading:
             self.backlog.unload()
+
+    def _in_memory(self) -> bool:
+        """Whether the lane has something that is not in the log, and may go there."""
+        lane = self._lane
+        return (
+            lane.has_ahead
+            or any(spills(entry[1]) for entry in lane.entries.values())
+            or any(spills(item.receipt) for item in lane.queue or ())
+        )
 
     def acked(self) -> None:
         """The peer has acknowledged something."""

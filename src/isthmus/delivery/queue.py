@@ -127,6 +127,11 @@ class Queue:
         """The next message, if there is one."""
         return self._items[0] if self._items else None
 
+    @property
+    def returned(self) -> int:
+        """How many at the front were sent before."""
+        return self._returned
+
     def append(self, item: Queued) -> None:
         """Queue a new message."""
         self._items.append(item)

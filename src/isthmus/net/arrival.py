@@ -45,7 +45,7 @@ class Stages(NamedTuple):
 
     @classmethod
     def of(
-        cls, settings: ListenerSettings, max_packet_size: int, timeout_s: float, handshakes: int
+        cls, settings: ListenerSettings, *, max_packet_size: int, timeout_s: float, handshakes: int
     ) -> Stages:
         """The stages that settings ask for, besides TLS."""
         offer = None

@@ -153,7 +153,12 @@ class Listener:
         """
         if settings.tls is not None:
             _server_context(settings.tls)
-        stages = Stages.of(settings, max_packet_size, handshake_timeout_s, max_handshakes)
+        stages = Stages.of(
+            settings,
+            max_packet_size=max_packet_size,
+            timeout_s=handshake_timeout_s,
+            handshakes=max_handshakes,
+        )
         self._use(accept, settings, stages)
         if self._unix is not None:
             self._unix.path.chmod(int(settings.mode, 8))
@@ -320,7 +325,12 @@ def listen(
     sockets = _bind(settings) if unix is None else [unix.sock]
     if unix is not None:
         unix.sock.listen(BACKLOG)
-    stages = Stages.of(settings, max_packet_size, handshake_timeout_s, max_handshakes)
+    stages = Stages.of(
+        settings,
+        max_packet_size=max_packet_size,
+        timeout_s=handshake_timeout_s,
+        handshakes=max_handshakes,
+    )
     return Listener(reactor, sockets, accept, settings, stages, unix, gate)
 
 

@@ -167,7 +167,8 @@ class RouteSettings(SettingsModel):
         default=False,
         description="After an outage, new messages of this route are sent before what waits on "
         "disk for the same connector, as far as the connection has room, so they arrive out of "
-        "order. QoS 2 keeps its turn. Off, everything is sent in the order in which it came.",
+        "order. QoS 2 and retained messages keep their turn. Off, everything is sent in the order "
+        "in which it came.",
     )
     check_as: str | None = Field(
         default=None,
