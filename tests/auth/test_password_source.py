@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from isthmus.auth.check_queue import Check, CheckQueue
 from isthmus.auth.login import Login
 from isthmus.auth.password_source import REMEMBER_S, THREADS, PasswordSource
 from isthmus.auth.passwords import PasswordFile
-from isthmus.auth.sources import Sources
+from isthmus.auth.settings import AuthSettings
+from isthmus.auth.sources import Sources, load_sources
 from isthmus.errors import MQTTError
 
 
@@ -315,3 +317,25 @@ def test_turns_go_round_and_what_is_discarded_is_gone() -> None:
     queue.discard(checks["k1"])
     assert [queue.pop().key for _ in range(len(queue))] == [b"a1", b"b1", b"c1"]
     assert queue.pop() is None
+
+
+async def test_threads_and_waiting_logins_are_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = SlowEntry()
+    entry.go.clear()
+    monkeypatch.setattr(PasswordFile, "load", lambda _path: PasswordFile({"anna": entry}))
+    settings = AuthSettings(
+        password_file=tmp_path / "users.txt", password_threads=3, waiting_logins=4
+    )
+    auth = Authenticator(load_sources(settings, allow_anonymous=False))
+    logins = [
+        asyncio.create_task(auth.authenticate(Login("c", "anna", b"%d" % n, "one")))
+        for n in range(9)
+    ]
+    await asyncio.sleep(0.1)
+    assert entry.checks == 3
+    assert sum(task.done() for task in logins) == 2
+    entry.go.set()
+    await asyncio.gather(*logins, return_exceptions=True)
+    auth.close()

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_WAITING = 1000
-"""Checks that may wait: more than two threads get done before the clients lose patience."""
+"""Checks that may wait, unless the owner says so: more than two threads get done before the clients
+lose patience."""
 
 
 class Check(Generic[T]):
