@@ -32,13 +32,15 @@ class Closing:
     ) -> None:
         self.got: list[bytes] = []
         self.connections = 0
+        self.forgets = False
         self._far = far
         self._closes = closes
         self._task = asyncio.ensure_future(self._serve())
 
     async def _serve(self) -> None:
         while True:
-            there, _ = await self._far.client(session_present=self.connections > 0)
+            present = self.connections > 0 and not self.forgets
+            there, _ = await self._far.client(session_present=present)
             self.connections += 1
             try:
                 while True:
@@ -215,3 +217,42 @@ async def test_a_far_side_that_ends_each_connection_at_some_age_blames_nobody(
     last, _ = await far.client(session_present=True)
     assert (await last.expect(PUBLISH)).payload == b"innocent"
     assert not near.cloud.drops.counts
+
+
+async def test_it_is_found_where_the_connector_goes_from_address_to_address(
+    isthmus: Any, far: FarSide, tmp_path: Path
+) -> None:
+    other_side = FarSide()
+    await other_side.start()
+    there, other = Closing(far), Closing(other_side)
+    settings = config(far.port, tmp_path, "3.1.1")
+    urls = [f"127.0.0.1:{far.port}", f"127.0.0.1:{other_side.port}"]
+    settings["connectors"]["cloud"]["url"] = urls
+    near = await isthmus(settings)
+    here = await near.client("here")
+    await until(lambda: near.cloud.state == "connected")
+    for payload in [POISON, b"1", b"2"]:
+        here.publish("out/x", payload, 1)
+    await until(lambda: {*there.got, *other.got} == {b"1", b"2"}, 20)
+    assert near.cloud.dead_letters.put_aside.counts == {"closes_link": 1}
+    assert other.connections > 0
+    for each in (there, other):
+        each.stop()
+    await other_side.stop()
+
+
+async def test_a_rate_that_holds_the_message_back_hides_nothing(
+    isthmus: Any, far: FarSide, tmp_path: Path
+) -> None:
+    there = Closing(far)
+    there.forgets = True
+    settings = config(far.port, tmp_path, "3.1.1")
+    settings["connectors"]["cloud"]["rate_limit"] = "2/s"
+    near = await isthmus(settings)
+    here = await near.client("here")
+    await until(lambda: near.cloud.state == "connected")
+    for payload in [POISON, b"1"]:
+        here.publish("out/x", payload, 1)
+    await until(lambda: there.got == [b"1"], 20)
+    there.stop()
+    assert near.cloud.dead_letters.put_aside.counts == {"closes_link": 1}

@@ -437,7 +437,7 @@ class Member:
             # old session here may still hold packet identifiers of QoS 2, which are freed first.
             moved=moved,
             receive_maximum=self.suspicion.first_room(
-                self.lane, min(peer.receive_maximum - noticed, MOST_IN_FLIGHT), moved=moved
+                self.lane, min(peer.receive_maximum - noticed, MOST_IN_FLIGHT)
             ),
             max_packet=largest,
             max_qos=peer.maximum_qos,

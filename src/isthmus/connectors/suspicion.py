@@ -61,8 +61,8 @@ class Suspicion:
     """
 
     __slots__ = (
-        "_acknowledged", "_blamed", "_blamed_at", "_lane", "_message", "_row", "_timer", "_trials",
-        "_trying", "_wheel",
+        "_acknowledged", "_blamed", "_blamed_at", "_lane", "_lived", "_message", "_row",
+        "_sent_before", "_timer", "_trials", "_wheel",
     )  # fmt: skip
 
     def __init__(self, lane: Lane, wheel: Wheel) -> None:
@@ -72,7 +72,10 @@ class Suspicion:
         self._row = self._trials = self._acknowledged = 0
         # Blamed in a row, and what had been acknowledged at the last one.
         self._blamed = self._blamed_at = 0
-        self._trying = False
+        # Of this connection: how many messages had left before the one alone, None while none is
+        # to leave; and whether it has lived on since.
+        self._sent_before: int | None = None
+        self._lived = False
         self._timer: Timer | None = None
 
     @property
@@ -80,18 +83,16 @@ class Suspicion:
         """See the class."""
         return self._row > ROW
 
-    def first_room(self, lane: Lane, receive_maximum: int, *, moved: bool) -> int:
+    def first_room(self, lane: Lane, receive_maximum: int) -> int:
         """A connection is open: the receive maximum that `lane` is to begin with.
 
         Where that is less than `receive_maximum`, the lane gets this when the connection has shown
-        that it lives. `moved`: it leads to another service than the one before.
+        that it lives.
         """
-        if moved:
-            self.forget()
         self._stop_timer()
         self._lane = lane
         self._acknowledged = lane.acknowledged
-        self._trying = False
+        self._sent_before, self._lived = None, False
         if self._row < ROW:
             return receive_maximum
         if self.paused:
@@ -108,14 +109,16 @@ class Suspicion:
         """
         self._stop_timer()
         lane, message = self._lane, self._lane.oldest_inflight
-        went_on = message is None or not closed or lane.acknowledged != self._acknowledged
+        went_on = message is None or not closed or self._went_on
         if went_on or message != self._message:
             self._message, self._row, self._trials = message, 0, 0
         if went_on or message is None:
             return
         if not self.paused:
             self._row += 1
-        elif not self._trying:  # it closes without the message too, or did not mind it
+        elif self._lived:  # it did not mind the message
+            self._trials = 0
+        elif not self._sent_one:  # it closes without the message too
             self._row = self._trials = 0
         else:
             self._trials += 1
@@ -128,6 +131,17 @@ class Suspicion:
         """What was seen is about another connection, or another service, than the next one."""
         self._stop_timer()
         self._message, self._row, self._trials = None, 0, 0
+
+    @property
+    def _went_on(self) -> bool:
+        """Whether something was acknowledged on this connection."""
+        return self._lane.acknowledged != self._acknowledged
+
+    @property
+    def _sent_one(self) -> bool:
+        """Whether the message has left alone."""
+        sent = self._lane.sent + self._lane.resent
+        return self._sent_before is not None and sent != self._sent_before
 
     def _blame(self, topic: bytes, payload: bytes) -> None:
         lane = self._lane
@@ -148,19 +162,29 @@ class Suspicion:
         if lane.window.releasing:  # an exchange of QoS 2 goes on, and may be what it does not like
             lane.allow(receive_maximum)
             return
-        before = lane.sent + lane.resent
+        self._sent_before = lane.sent + lane.resent
         lane.allow(1)
-        self._trying = lane.sent + lane.resent != before
-        self._after(SOON_S, partial(self._look, receive_maximum))
+        self._look_soon(receive_maximum)
 
-    def _look(self, receive_maximum: int) -> None:
-        """Go on, when the message has left and nothing has happened."""
-        link = self._lane.link
-        if link is not None and link.blocked:
-            self._after(SOON_S, partial(self._look, receive_maximum))
+    def _look_soon(self, receive_maximum: int) -> None:
+        left = self._sent_one
+        self._after(SOON_S, partial(self._look, receive_maximum, left=left))
+
+    def _look(self, receive_maximum: int, *, left: bool) -> None:
+        """Go on, when the message has left for SOON_S and nothing has happened.
+
+        `left`: it had left SOON_S ago, as far as the lane knows. A limit of the rate may hold it
+        back, and a slow peer too.
+        """
+        lane = self._lane
+        waits = lane.queued + lane.inflight > 0 and (
+            not left or (lane.link is not None and lane.link.blocked)
+        )
+        if waits and not self._went_on:
+            self._look_soon(receive_maximum)
             return
-        self._trying = False
-        self._lane.allow(receive_maximum)
+        self._lived = True
+        lane.allow(receive_maximum)
 
     def _after(self, delay_s: float, step: Callable[[], None]) -> None:
         self._timer = self._wheel.at(clock.monotonic() + delay_s, step)

@@ -275,9 +275,7 @@ class Backlog:
     def _passed(self, end: int) -> None:
         """What is before `end` is in memory, or done."""
         self.end = end
-        self._before_turn = {
-            seq for seq in self._before_turn if seq >= end and not self.log.is_done(seq)
-        }
+        self._before_turn = {seq for seq in self._before_turn if seq >= end}
 
     def _has(self, seq: int) -> bool:
         """Whether record `seq` is not to be loaded: it is done, or on its way."""
@@ -331,7 +329,7 @@ class Backlog:
             seq = self.end
             while seq < log.next and self._has(seq):
                 seq += 1
-            self.end = min(seq + 1, log.next)
+            self._passed(min(seq + 1, log.next))
             if seq >= log.next:
                 return False
             log.skip(seq)

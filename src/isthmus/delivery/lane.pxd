@@ -56,7 +56,7 @@ cdef class Lane:
 
     @cython.locals(queue=Queue, item=Queued)
     cpdef add(self, list items)
-    @cython.locals(ahead=Queue, queue=Queue, entries=dict)
+    @cython.locals(queue=Queue, entries=dict)
     cpdef pump(self)
     @cython.locals(
         link=Link, topic=bytes, first=int, properties=bytes, payload=bytes, receipt=Receipt,

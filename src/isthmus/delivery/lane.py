@@ -634,16 +634,9 @@ class Lane:
         """Send from the queue while the window has room; first what is to be sent again."""
         if self._resend is not None and not self._send_again():
             return
-        queue, ahead = self._queue, self._ahead
-        if ahead is not None:
-            # What was sent before comes first: it may be what keeps the rest back.
-            while queue is not None and queue.returned and len(self.entries) < self.room:
-                self._send(queue.popleft())
-            while ahead and len(self.entries) < self.room:
-                self._send(ahead.popleft())
-            if ahead:
-                return
-            self._ahead = None
+        if self._ahead is not None and not self._send_ahead():
+            return
+        queue = self._queue
         if queue is not None:
             entries = self.entries
             pace = None if self.outbox is None else self.outbox.pace
@@ -667,6 +660,24 @@ class Lane:
         self.waiting = self.outbox is not None and self.outbox.more()
         for supplier in self.suppliers or ():
             supplier.supply(self)
+
+    def _send_ahead(self) -> bool:
+        """Send what overtakes a backlog, while the window has room; whether that was all.
+
+        What was sent before comes first: it may be what keeps the rest back.
+        """
+        queue, ahead = self._queue, self._ahead
+        pace = None if self.outbox is None else self.outbox.pace
+        while queue is not None and queue.returned and len(self.entries) < self.room:
+            if pace is not None and pace.limits and not pace.allows_one():
+                break
+            self._send(queue.popleft())
+        while ahead and len(self.entries) < self.room:
+            self._send(ahead.popleft())
+        if ahead:
+            return False
+        self._ahead = None
+        return True
 
     # -- what is on disk; for the outbox ---------------------------------------------------------
 
