@@ -149,6 +149,7 @@ class PowerTest:
         finally:
             await far.down()
             await self._up.stop()
+        assert all(each.acknowledged >= count for each in publishers)
 
     async def _subscribe(self, isthmus: IsthmusProcess) -> None:
         """Have a session there that waits for messages, and leave."""

@@ -26,7 +26,7 @@ class Publisher:
 
     async def run(self, port: int, version: int, count: int) -> None:
         """Connect, publish `count` more, and wait for all acknowledgements."""
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, TimeoutError):
             await self._run(port, version, count)
 
     async def _connect(self, port: int, version: int) -> Raw:
