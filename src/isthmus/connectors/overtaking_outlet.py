@@ -26,9 +26,14 @@ class OvertakingOutlet(LaneOutlet):
         """Send or queue one message; see `Outlet.send`."""
         lane = self.lane
         first = self.first[flags]
-        came_qos2 = receipt is not None and receipt.prefix is PUBREC
-        in_turn = first >= 0x34 or first & 1 or came_qos2
-        if in_turn or lane.link is None or not lane.waiting or not lane.drains:
+        if (
+            not lane.waiting
+            or lane.link is None
+            or not lane.drains
+            or first >= 0x34
+            or first & 1  # retained
+            or (receipt is not None and receipt.prefix is PUBREC)
+        ):
             super().send(flags, properties, payload, receipt)
         elif first < 0x32:
             LaneOutlet.send(self, flags, properties, payload, receipt)
