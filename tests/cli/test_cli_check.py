@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -157,6 +158,48 @@ def test_several_addresses_can_get_one_message_of_qos_2() -> None:
             "addresses."
         )
         assert (line in explain(settings)) is said
+
+
+@pytest.mark.parametrize(
+    ("data", "connector", "key", "value", "line"),
+    [
+        (
+            True,
+            {},
+            "drain_rate",
+            "100/s",
+            "  What an outage has left for up/a/#, up/b is sent at 100/s at most, and what stands",
+        ),
+        (
+            True,
+            {},
+            "may_overtake",
+            True,
+            "  After an outage new messages are sent before those that waited, out of order.",
+        ),
+        (False, {}, "drain_rate", "1/s", "without a data folder nothing waits on disk."),
+        (False, {}, "may_overtake", True, "without a data folder nothing waits on disk."),
+        (True, {"rate_limit": "9/s"}, "drain_rate", "1/s", "cloud has a rate_limit, which holds "),
+        (True, {"rate_limit": "9/s"}, "may_overtake", True, "cloud has a rate_limit, which holds "),
+        (True, None, "drain_rate", "1/s", "nothing on the way to local waits on disk."),
+        (True, None, "may_overtake", True, "nothing on the way to local waits on disk."),
+    ],
+)
+def test_what_an_outage_leaves_in_words(
+    tmp_path: Path, data: bool, connector: Any, key: str, value: Any, line: str
+) -> None:
+    cloud = {"url": "far.example:1883", **(connector or {})}
+    ends = (
+        {"from": "cloud", "to": "local"} if connector is None else {"from": "local", "to": "cloud"}
+    )
+    route = {**ends, "topics": ["a/#", "b", "!a/x"], "topic": "up/${topic}", key: value}
+    broker = {"data": str(tmp_path)} if data else {}
+    settings = Settings.model_validate(
+        {"connectors": {"cloud": cloud}, "routes": {"r": route}, "broker": broker}
+    )
+    if not line.startswith(" "):
+        line = f"  {key} has no effect: {line}"
+    assert any(one.startswith(line) for one in explain(settings))
 
 
 def test_a_topic_that_the_file_has_is_no_example() -> None:

@@ -68,6 +68,58 @@ async def test_a_connection_without_a_backlog_is_not_slowed_down(
     assert clock.monotonic() - began < 0.9
 
 
+async def test_a_route_has_a_drain_rate_of_its_own(
+    isthmus: Any, far: FarSide, tmp_path: Path
+) -> None:
+    routes = {"out": out("out/#", drain_rate="40/s"), "fast": out("fast/#")}
+    settings = bridge(far.port, routes=routes, client_id="edge-1")
+    near = await isthmus({**settings, "broker": {"data": str(tmp_path)}})
+    here = await near.client("here")
+    for topic, count in (("fast/a", 100), ("out/a", 40), ("fast/b", 1)):
+        for number in range(count):
+            here.publish(topic, str(number), 1)
+            await here.expect(PUBACK)
+    there, _ = await far.client()
+    began = clock.monotonic()
+    assert [await payload(there) for _ in range(101)] == [*range(100), 0]
+    assert clock.monotonic() - began < 0.7
+    assert [await payload(there) for _ in range(39)] == list(range(1, 40))
+    took = clock.monotonic() - began
+    assert 0.8 < took < 2.5
+    # The row on disk keeps its order.
+    assert await payload(there) == 0
+    await until(lambda: not near.cloud.unsettled)
+    began = clock.monotonic()
+    for number in range(40):
+        here.publish("out/a", str(number), 1)
+    assert [await payload(there) for _ in range(40)] == list(range(40))
+    assert clock.monotonic() - began < 0.5
+
+
+async def test_the_drain_rate_of_a_route_changes_with_a_reload(
+    isthmus: Any, far: FarSide, tmp_path: Path
+) -> None:
+    def settings(**route: Any) -> dict[str, Any]:
+        routes = {"out": out("out/#", **route)}
+        found = bridge(far.port, routes=routes, client_id="edge-1")
+        return {**found, "broker": {"data": str(tmp_path)}}
+
+    near = await isthmus(settings(drain_rate="30/m"))
+    bind = {"bind": f"127.0.0.1:{near.port}"}
+    here = await near.client("here")
+    for number in range(50):
+        here.publish("out/a", str(number), 1)
+        await here.expect(PUBACK)
+    there, _ = await far.client()
+    assert await payload(there) == 0
+    await asyncio.sleep(0.3)
+    assert near.cloud.stored == 49
+    await near.reload({**settings(), "listeners": [bind]})
+    began = clock.monotonic()
+    assert [await payload(there) for _ in range(49)] == list(range(1, 50))
+    assert clock.monotonic() - began < 1.5  # the next one was due after 2 s
+
+
 def test_a_drain_rate_beside_a_rate_limit_says_that_it_has_no_effect() -> None:
     with pytest.raises(ValueError, match="has no effect beside 'rate_limit'"):
         ConnectorSettings(url="h", rate_limit="5/s", drain_rate="1/s")

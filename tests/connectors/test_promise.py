@@ -447,8 +447,7 @@ async def test_resets_in_mid_stream_lose_nothing_and_keep_the_order(mosquitto, i
 
 async def test_a_stopped_far_side_costs_bounded_memory_and_counts_qos_0(mosquitto, isthmus):
     far: Mosquitto = await mosquitto()
-    near = await isthmus(bridge(far.port, routes={"out": out("out/#")}))
-    near.cloud.members[0].lane.max_unsent_bytes = 1 << 20
+    near = await isthmus(bridge(far.port, routes={"out": out("out/#")}, unsent_bytes="1MiB"))
     await near.connected()
     here = await near.client("here")
     far.pause()

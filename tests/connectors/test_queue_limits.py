@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from isthmus import clock
 from isthmus.app.explanation import explain
 from isthmus.app.settings import Settings
 from isthmus.store.database import FILE
+from isthmus.store.writer import Writer
 from raw import PUBACK, PUBLISH, FarSide, ack_packet, until, within
 from running import Isthmus, bridge, out, waiting
 
@@ -299,3 +301,41 @@ async def test_a_reload_changes_the_limits(isthmus, far: FarSide, tmp_path: Path
     await here.expect(PUBACK)
     assert near.cloud.drops.counts["queue_full"] == 11
     assert waiting(near) == 10
+
+
+async def test_a_reload_changes_what_may_wait_in_memory(isthmus, far: FarSide, tmp_path) -> None:
+    near = await isthmus(config(far.port, tmp_path))
+    lane = near.cloud.members[0].lane
+    assert (lane.max_unsent_bytes, lane.max_queued_bytes) == (16 << 20, 64 << 20)
+    data = config(far.port, tmp_path)
+    data["connectors"]["cloud"] |= {"unsent_bytes": "1MiB", "unstored_bytes": "8MiB"}
+    await near.reload({"listeners": [{"bind": f"127.0.0.1:{near.port}"}], **data})
+    assert near.cloud.members[0].lane is lane
+    assert (lane.max_unsent_bytes, lane.max_queued_bytes) == (1 << 20, 8 << 20)
+    assert near.cloud.outboxes.dead_letters.max_unstored_bytes == 2 << 20
+
+
+async def test_what_waits_for_a_slow_disk_has_a_limit(
+    isthmus, far: FarSide, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    routes = {"out": out("out/#", qos=1)}
+    found = bridge(far.port, routes=routes, client_id="edge-1", unstored_bytes="64KiB")
+    near = await isthmus({**found, "broker": {"data": str(tmp_path / "data")}})
+    answers = threading.Event()
+    write = Writer.write
+
+    def wait(self: Writer, *what: object) -> object:
+        assert answers.wait(30)
+        return write(self, *what)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Writer, "write", wait)
+    here = await near.client("here")
+    for number in range(50):
+        here.publish("out/a", b"%02d" % number + bytes(10_000))
+    counts = near.cloud.drops.counts
+    await until(lambda: counts.get("queue_full", 0) >= 30)
+    answers.set()
+    there, _ = await far.client()
+    arrived = [int((await there.expect(PUBLISH)).payload[:2]) for _ in range(6)]
+    assert arrived == list(range(6))
+    assert 30 <= counts["queue_full"] <= 44

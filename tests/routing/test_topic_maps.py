@@ -149,7 +149,18 @@ def test_both_ways_are_each_others_inverse(strip, prepend, rests, data) -> None:
     filter_=REST.filter(bool),
     topic=TOPIC,
     template=st.sampled_from(
-        [None, "x/${topic}", "p-${topic}", "q/${topic[0]}", "${1}", "${topic}/z"]
+        [
+            None,
+            "x/${topic}",
+            "p-${topic}",
+            "q/${topic[0]}",
+            "${1}",
+            "${topic}/z",
+            "x/p-${topic[0]}-s/y/${topic[-1]}",
+            "${clientid}/x${1}y/z",
+            "d/${username}${clientid}",
+            "d-${topic[1:]}/${topic[0]}",
+        ]
     ),
 )
 def test_the_image_of_a_filter_matches_what_becomes_of_its_topics(
@@ -162,7 +173,7 @@ def test_the_image_of_a_filter_matches_what_becomes_of_its_topics(
         TopicMap(strip=strip, prepend=prepend) if template is None else TopicMap(template, node="")
     )
     try:
-        mapped = found.apply(name, filter_.encode())
+        mapped = found.apply(name, filter_.encode(), client_id="c1", username="u1")
     except ProtocolViolation:
         return
     if mapped:
@@ -235,3 +246,18 @@ def test_the_table_of_templates() -> None:
             for template in re.findall(r"`(.+?)`", templates)
         ]
         assert got == re.findall(r"`(.+?)`", results)
+
+
+@pytest.mark.parametrize(
+    ("template", "image"),
+    [
+        ("up/${topic}/raw", b"up/#"),
+        ("${clientid}/data", b"+/data"),
+        ("d/${topic[1]}/${username}-x/end", b"d/+/+/end"),
+        ("all", b"all"),
+        ("x-${topic[1:]}", b"#"),
+        ("x/${1}", b"x/#"),
+    ],
+)
+def test_the_image_of_a_template_is_no_wider_than_it_has_to_be(template, image) -> None:
+    assert TopicMap(template, node="").image(b"+/+") == image

@@ -107,7 +107,7 @@ class App:
         self.entrances: list[Entrance] = []
         self.http: HttpPort | None = None
         self._reloading = asyncio.Lock()
-        self.remember_echoes()
+        self.tell_connectors()
 
     # -- parts, also for `reload` ----------------------------------------------------------------
 
@@ -173,16 +173,24 @@ class App:
         """The routes from an endpoint, in order."""
         return [route for route in self.routes.values() if route.source is endpoint]
 
-    def remember_echoes(self) -> None:
-        """Have connectors look for echoes where a route asks for it."""
+    def tell_connectors(self) -> None:
+        """Have connectors do what routes ask for concerning the topics that they publish there."""
         for name, connector in self.connectors.items():
+            legs_there = [leg for leg in self.legs if leg.target == name]
             connector.remember_echoes(
                 {
-                    leg.topics.image(filter_)
-                    for leg in self.legs
-                    if leg.target == name and leg.settings.loop_guard.memory
-                    for filter_ in leg.filters
+                    filter_
+                    for leg in legs_there
+                    if leg.settings.loop_guard.memory
+                    for filter_ in leg.images
                 }
+            )
+            connector.drain_rates.limit_routes(
+                [
+                    (leg.images, leg.settings.drain_rate)
+                    for leg in legs_there
+                    if leg.settings.drain_rate is not None
+                ]
             )
 
     def watch_retained(self) -> None:

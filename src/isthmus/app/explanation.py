@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING
 
-from isthmus.config.units import format_duration, format_size
+from isthmus.config.units import format_duration, format_rate, format_size
 from isthmus.config.version import LEVELS
 from isthmus.connectors.identity import static_identities
 from isthmus.delivery.queue_limits import QueueLimits
@@ -372,6 +372,8 @@ def _particulars(leg: Leg, target: ConnectorSettings | None, *, on_disk: bool) -
         yield f"  Messages leave by the connection with the client id {route.connection}."
     if route.may_overtake:
         yield f"  {_overtaking(leg.target, target, on_disk=on_disk)}."
+    if route.drain_rate is not None:
+        yield f"  {_drain_rate(leg, route.drain_rate, target, on_disk=on_disk)}."
     if route.check_as is not None:
         yield f"  Only what user {route.check_as} may do is done; the rest is refused and counted."
     if route.priority or route.stop:
@@ -383,16 +385,31 @@ def _particulars(leg: Leg, target: ConnectorSettings | None, *, on_disk: bool) -
 
 def _overtaking(name: str, target: ConnectorSettings | None, *, on_disk: bool) -> str:
     """What `may_overtake` does."""
-    why = ""
-    if target is None:
-        why = "nothing on the way to local waits on disk"
-    elif target.rate_limit is not None:
-        why = f"{name} has a rate_limit, which holds for all messages"
-    elif not on_disk:
-        why = "without a data folder nothing waits on disk"
+    why = _nothing_drains(name, target, on_disk=on_disk)
     if why:
         return f"may_overtake has no effect: {why}"
     return "After an outage new messages are sent before those that waited, out of order"
+
+
+def _drain_rate(leg: Leg, rate: float, target: ConnectorSettings | None, *, on_disk: bool) -> str:
+    """What `drain_rate` does."""
+    why = _nothing_drains(leg.target, target, on_disk=on_disk)
+    if why:
+        return f"drain_rate has no effect: {why}"
+    topics = ", ".join(dict.fromkeys(image.decode() for image in leg.images))
+    return (
+        f"What an outage has left for {topics} is sent at {format_rate(rate)} at most, and what "
+        "stands behind it waits with it"
+    )
+
+
+def _nothing_drains(name: str, target: ConnectorSettings | None, *, on_disk: bool) -> str:
+    """Why an outage leaves nothing on disk whose sending could be ruled; empty where it does."""
+    if target is None:
+        return "nothing on the way to local waits on disk"
+    if target.rate_limit is not None:
+        return f"{name} has a rate_limit, which holds for all messages"
+    return "" if on_disk else "without a data folder nothing waits on disk"
 
 
 def _circles(settings: Settings, directions: list[Leg]) -> Iterator[str]:

@@ -274,7 +274,7 @@ class Reload:
         app.leaving.update(removed)
         for connector in removed:
             connector.retained_sync.watch((), app.tables[LOCAL], app.broker, app.broker.retained)
-        app.remember_echoes()
+        app.tell_connectors()
         for name, connector in app.connectors.items():
             connector.limit(app.queue_limits(name))
             connector.retained_sync.enabled = self._new.connectors[name].send_retained

@@ -27,6 +27,7 @@ from isthmus.connectors.queued_lane import LimitedOutlet, QueuedLane
 from isthmus.connectors.regrouping import Regrouping
 from isthmus.connectors.retained_sync import RetainedSync
 from isthmus.connectors.subscriptions import Subscriptions
+from isthmus.delivery.drain_rates import DrainRates
 from isthmus.delivery.echoes import Echoes
 from isthmus.delivery.endpoint import Origin, Subscriber
 from isthmus.delivery.exchange import Exchange
@@ -68,12 +69,6 @@ log = logging.getLogger("isthmus.connectors")
 REMOVED = 0x83
 """What publishers are told whose messages wait for a connector that is removed."""
 
-UNSENT_BYTES = 16 << 20
-"""QoS 0 bytes that wait for a far side which does not read; more is dropped and counted."""
-
-DRAIN_BURST_S = 0.1
-"""For how long `drain_rate` may be saved up: a far side that needs it should not meet bursts."""
-
 LOOK_S = 0.05
 """Between two looks whether everything has arrived; no message pays for being watched."""
 
@@ -102,7 +97,6 @@ class Connector:
         hops: Hops | None = None,
         traffic: Traffic | None = None,
         limits: QueueLimits = QueueLimits(),  # noqa: B008 - it cannot change
-        unsent_bytes: int = UNSENT_BYTES,
     ) -> None:
         self.name = name
         self.settings = settings
@@ -113,7 +107,6 @@ class Connector:
         self.echoes: Echoes | None = None
         self.ring_watch = RingWatch(name)
         self.limits = limits
-        self.unsent_bytes = unsent_bytes
         self.outboxes: Outboxes | None = None
         self.received: ReceivedTable | None = None
         self._ids_kept = client_ids.stable
@@ -132,7 +125,8 @@ class Connector:
         self.stopping = False
         self.for_good = False
         self._bucket = _bucket(settings)
-        self.drain_bucket = _drain_bucket(settings)
+        self.drain_rates = DrainRates()
+        self.drain_rates.limit(settings.drain_rate)
         self._options = _socket_options(settings)
         self.identities = identities(name, settings, client_ids, node)
         self.members = [
@@ -177,7 +171,7 @@ class Connector:
             "max_inflight": settings.max_inflight,
             "max_queued": 0,
             "max_queued_bytes": self.limits.max_bytes,
-            "max_unsent_bytes": self.unsent_bytes,
+            "max_unsent_bytes": settings.unsent_bytes,
             "traffic": self.traffic,
         }
         lane: Lane
@@ -354,14 +348,14 @@ class Connector:
         self.origin.client_id = settings.local_client_id or ""
         self.subscriptions.join(joined=settings.join_filters)
         self._update_soon()
-        if before.drain_rate != settings.drain_rate:
-            self.drain_bucket = _drain_bucket(settings)
+        self.drain_rates.limit(settings.drain_rate)
         if before.rate_limit != settings.rate_limit:
             self._bucket = _bucket(settings)
         if self.outboxes is not None:
             self.outboxes.take_settings()
         for lane in self.lanes:
             lane.max_inflight = settings.max_inflight
+            lane.max_unsent_bytes = settings.unsent_bytes
             if isinstance(lane, QueuedLane) and kind_of_lane(settings) is QueuedLane:
                 lane.limit(self._bucket)
         for member in self.members:
@@ -771,11 +765,6 @@ async def settle(connectors: Collection[Connector], longest_s: float) -> bool:
 def _bucket(settings: ConnectorSettings) -> TokenBucket | None:
     rate = settings.rate_limit
     return None if rate is None else TokenBucket(rate, clock.monotonic())
-
-
-def _drain_bucket(settings: ConnectorSettings) -> TokenBucket | None:
-    rate = settings.drain_rate
-    return None if rate is None else TokenBucket(rate, clock.monotonic(), DRAIN_BURST_S)
 
 
 def _socket_options(settings: ConnectorSettings) -> SocketOptions:

@@ -27,6 +27,8 @@ LIVE = frozenset(
         "round_robin",
         "send_retained",
         "spill_after",
+        "unsent_bytes",
+        "unstored_bytes",
         "unsubscribe_out",
         # These make the identities, which are compared one by one.
         "client_id",

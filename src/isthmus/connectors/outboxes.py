@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from isthmus.delivery.lane import Lane
     from isthmus.store.store import Store
 
-UNSTORED_BYTES = 64 << 20
-"""What may wait in memory for the disk, for each connection."""
-
 
 class Outboxes:
     """The outboxes of `connector` in `store`."""
@@ -35,15 +32,17 @@ class Outboxes:
         self.store = store
         self._pools = pools
         self._barrier: Barrier | None = None
-        self.dead_letters = DeadLetters(
-            store.log(dead_log_name(connector.name)),
-            connector.drops,
-            connector.settings.max_dead_letters,
-        )
+        self.dead_letters = DeadLetters(store.log(dead_log_name(connector.name)), connector.drops)
+        self._bound_dead_letters()
+
+    def _bound_dead_letters(self) -> None:
+        settings = self._connector.settings
+        self.dead_letters.max_bytes = settings.max_dead_letters
+        self.dead_letters.max_unstored_bytes = settings.unstored_bytes // 4
 
     def prepare(self, lane: Lane) -> None:
         """Have `lane` wait for the disk, rather than be the place where messages wait."""
-        lane.max_queued_bytes = UNSTORED_BYTES
+        lane.max_queued_bytes = self._connector.settings.unstored_bytes
         lane.dead = self.dead_letters
 
     def keep(self, lane: Lane, client_id: str) -> None:
@@ -63,7 +62,7 @@ class Outboxes:
             asyncio.get_running_loop(),
             spill_after_s=connector.settings.spill_after,
             limits=connector.limits,
-        ).pace.bucket = connector.drain_bucket
+        ).pace.rates = connector.drain_rates
 
     def take_up(self, found: list[str], heir: Lane) -> None:
         """Before the start: `heir` sends what is there for client ids that are no more.
@@ -134,14 +133,14 @@ class Outboxes:
     def take_settings(self) -> None:
         """Keep to what the settings of the connector say now."""
         connector = self._connector
-        self.dead_letters.max_bytes = connector.settings.max_dead_letters
+        self._bound_dead_letters()
         self.dead_letters.trim()
         for lane in connector.lanes:
             self.prepare(lane)
         for outbox in self._all():
             outbox.limit(connector.limits)
             outbox.spill_after_s = connector.settings.spill_after
-            outbox.pace.bucket = connector.drain_bucket
+            outbox.send_more()  # rates may be higher
 
     @property
     def stored(self) -> int:

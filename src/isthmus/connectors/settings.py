@@ -194,6 +194,18 @@ class ConnectorSettings(SettingsModel):
         description="Bytes of dead letters that are kept: messages that could not be delivered. "
         "When there are more the oldest are dropped, and counted as `dead_letters_full`.",
     )
+    unsent_bytes: Size = Field(
+        default=16 << 20,
+        ge=1024,
+        description="Bytes of QoS 0 messages that wait for a service which does not read as fast "
+        "as they come, for each connection; more are dropped and counted as `slow_consumer`.",
+    )
+    unstored_bytes: Size = Field(
+        default=64 << 20,
+        ge=64 << 10,
+        description="Bytes of messages that wait in memory for the disk, for each connection; then "
+        "publishers are held back. A quarter as much may be dead letters.",
+    )
     receive_maximum: int = Field(
         default=1000,
         ge=1,

@@ -28,20 +28,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("isthmus.delivery")
 
-UNSTORED_BYTES = 16 << 20
-"""What may wait in memory for the disk, beside what comes from an outbox."""
-
 
 class DeadLetters:
     """The dead letters in `log`, which is theirs alone.
 
-    At most about `max_bytes` are kept: the oldest go, and are counted in `drops`. `put_aside`
-    counts what came, by reason.
+    At most about `max_bytes` are kept: the oldest go, and are counted in `drops`. Of what does not
+    come from an outbox, `max_unstored_bytes` may wait in memory for the disk. `put_aside` counts
+    what came, by reason.
     """
 
-    def __init__(self, log: Log, drops: Drops, max_bytes: int) -> None:
+    def __init__(self, log: Log, drops: Drops) -> None:
         self.log = log
-        self.max_bytes = max_bytes
+        self.max_bytes = 0
+        self.max_unstored_bytes = 0
         self.put_aside = Drops(drops.place, logger, "put aside as dead letters")
         self._drops = drops
         self._owed = Owed()
@@ -58,7 +57,7 @@ class DeadLetters:
     @property
     def has_room(self) -> bool:
         """Whether memory has room for more, while the disk takes none."""
-        return self.log.unstored_bytes < UNSTORED_BYTES
+        return self.log.unstored_bytes < self.max_unstored_bytes
 
     def take(self, receipt: Receipt | None) -> bool:
         """Whether a message that has failed is to come here: nobody is there to be told a code."""

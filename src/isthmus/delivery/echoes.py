@@ -6,8 +6,8 @@ side, and cancels as many copies of it that return soon: never more than were se
 messages of somebody else come through.
 
 The lanes say what is sent, in the moment in which a connection gets it: what waits for long is
-remembered no sooner. By which route it came is not known any more then, as a record on disk does
-not say so. So what is remembered goes by the topics of the routes that ask for it.
+remembered no sooner. What is remembered goes by the topics of the routes that ask for it: see
+`isthmus.delivery.topic_set`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
 from isthmus import clock
-from isthmus.mqtt.topics import matches
+from isthmus.delivery.topic_set import TopicSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,19 +29,6 @@ REMEMBERED_S = 2.0
 
 REMEMBERED = 100_000
 """Messages that are remembered at most; the oldest are forgotten first."""
-
-REMEMBERED_TOPICS = 10_000
-"""Topics of which it is known whether a route asks for them."""
-
-REMEMBERED_BYTES = 256
-"""Of longer topics that is found out each time: they are rare, and would fill memory."""
-
-LEVEL = b"x/"
-"""A level in front of topics and filters, with which wildcards match what begins with `$`, too.
-
-A subscription does not get that by a wildcard in front (MQTT-4.7.2-1), but a route that takes a
-prefix off leads there.
-"""
 
 
 class Echoes:
@@ -60,33 +47,23 @@ class Echoes:
         self._drops = drops
         self._alarm = alarm
         self._now = now
-        self._filters: tuple[bytes, ...] = ()
-        self._topics: dict[bytes, bool] = {}
+        self._topics = TopicSet(filters)
         # All in the order of sending, by number, with what equal ones share and when they are
         # forgotten; and the numbers of those that are equal.
         self._sent: OrderedDict[int, tuple[int, float]] = OrderedDict()
         self._equal: dict[int, deque[int]] = {}
         self._count = 0
-        self.limit(filters)
 
     def __len__(self) -> int:
         return len(self._sent)
 
     def limit(self, filters: Iterable[bytes]) -> None:
         """Remember what is sent on these topics from now on."""
-        self._filters = tuple(LEVEL + filter_ for filter_ in filters)
-        self._topics.clear()
+        self._topics = TopicSet(filters)
 
     def wants(self, topic: bytes) -> bool:
         """Whether what is sent on this topic is remembered."""
-        wanted = self._topics.get(topic)
-        if wanted is None:
-            wanted = any(matches(filter_, LEVEL + topic) for filter_ in self._filters)
-            if len(topic) <= REMEMBERED_BYTES:
-                if len(self._topics) >= REMEMBERED_TOPICS:
-                    self._topics.clear()
-                self._topics[topic] = wanted
-        return wanted
+        return topic in self._topics
 
     def sent(self, topic: bytes, payload: bytes, *, retain: bool) -> None:
         """Remember a message that is sent now; `topic` is the far side's."""

@@ -643,7 +643,7 @@ class Lane:
             if pace is not None and not pace.limits:
                 pace = None
             while queue and len(entries) < self.room:
-                if pace is not None and not pace.allows_one():
+                if pace is not None and not pace.allows(queue.first_topic):
                     break
                 self._send(queue.popleft())
             if (
@@ -669,7 +669,7 @@ class Lane:
         queue, ahead = self._queue, self._ahead
         pace = None if self.outbox is None else self.outbox.pace
         while queue is not None and queue.returned and len(self.entries) < self.room:
-            if pace is not None and pace.limits and not pace.allows_one():
+            if pace is not None and pace.limits and not pace.allows(queue.first_topic):
                 break
             self._send(queue.popleft())
         while ahead and len(self.entries) < self.room:

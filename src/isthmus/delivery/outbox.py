@@ -65,7 +65,7 @@ class Outbox(Keeper):
     identifiers of what is there. `spill_after_s` is how long a message may be unacknowledged before
     it goes to disk, `max_bytes` and `max_messages` how much may be there before it is full; what
     happens then, `limit` says. A lane that drops what is over its limits holds none back. `pace`
-    says how fast what an outage has left is sent.
+    says when what an outage has left is sent.
     """
 
     __slots__ = (
@@ -120,7 +120,7 @@ class Outbox(Keeper):
         self._beginning = ON_DISK
         self._resumed = False
         self._looks_again = False
-        self.pace = DrainPace(loop, self._send_more)
+        self.pace = DrainPace(loop, self.send_more)
         self._timer = SpillTimer(self, lane, loop)
         self.trust = Trust(lane, loop)
         # How quick the peer is with what is on disk.
@@ -454,15 +454,16 @@ class Outbox(Keeper):
         """Nothing has come for a while."""
         self._looks_again = False
         self._leave_log()
-        self._send_more()
+        self.send_more()
 
     def _stay(self) -> None:
         """The log could not be left in time: what was held goes there."""
         if self._closing:
             self.spill()
-            self._send_more()
+            self.send_more()
 
-    def _send_more(self) -> None:
+    def send_more(self) -> None:
+        """Send what may be sent now, if there is a connection."""
         if self._lane.link is not None:
             self._lane.look_for_room()
 

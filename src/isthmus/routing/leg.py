@@ -53,6 +53,11 @@ class Leg:
         """The filters that topics are matched with, in order."""
         return tuple(split_shared(filter_)[1] for filter_ in self.subscribed)
 
+    @property
+    def images(self) -> tuple[bytes, ...]:
+        """Filters that match all topics on which messages are published on `target`."""
+        return tuple(self.topics.image(filter_) for filter_ in self.filters)
+
 
 def legs(routes: Mapping[str, RouteSettings], node: str) -> Iterator[Leg]:
     """The directions of all routes, in order. `node` is the name of this process."""

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_
 from isthmus.config.model import SettingsModel
 from isthmus.config.problems import Problem, raise_any
 from isthmus.config.secrets import shown
-from isthmus.config.units import Duration, Size
+from isthmus.config.units import Duration, Rate, Size
 from isthmus.delivery.queue_limits import DEFAULT_BYTES, WhenFull
 from isthmus.errors import MQTTError
 from isthmus.mqtt.topics import check_filter, split_shared
@@ -169,6 +169,13 @@ class RouteSettings(SettingsModel):
         "disk for the same connector, as far as the connection has room, so they arrive out of "
         "order. QoS 2 and retained messages keep their turn. Off, everything is sent in the order "
         "in which it came.",
+    )
+    drain_rate: Rate | None = Field(
+        default=None,
+        description="Most messages of this route to a connector per time while what an outage has "
+        "left on disk is sent, over all its connections together. What stands behind them on disk "
+        "waits with them. Not set means that only the connector's `drain_rate` counts.",
+        examples=["100/s"],
     )
     check_as: str | None = Field(
         default=None,

@@ -107,6 +107,11 @@ class Name:
 
     name: str
 
+    @property
+    def is_one_level(self) -> bool:
+        """Whether it has no slash: a publisher whose name has one is refused."""
+        return self.name in PUBLISHER_NAMES
+
 
 Part = str | Capture | Level | Range | Name
 
@@ -161,10 +166,21 @@ class Template:
         return "".join(texts) if len(texts) == len(front) else None
 
     @property
-    def begin(self) -> str:
-        """What every result begins with."""
-        first = self._parts[0] if self._parts else ""
-        return first if isinstance(first, str) else ""
+    def image(self) -> bytes:
+        """A filter that matches all results, or more."""
+        levels = [b""]
+        for part in self._parts:
+            if isinstance(part, str):
+                first, *others = part.encode().split(b"/")
+                if levels[-1] != b"+":
+                    levels[-1] += first
+                levels += others
+            elif isinstance(part, Level) or (isinstance(part, Name) and part.is_one_level):
+                levels[-1] = b"+"
+            else:
+                levels[-1] = b"#"
+                break
+        return b"/".join(levels)
 
     def problems(self, filters: Iterable[str]) -> Iterator[str]:
         """Yield the placeholders that never have a value, because of one of these filters."""

@@ -94,7 +94,7 @@ class TopicMap:
     def image(self, filter_: bytes) -> bytes:
         """A filter for what becomes of the topics of `filter_`: it matches all of that, or more."""
         if self._template is not None:
-            return _below(self._template.begin.encode())
+            return self._template.image
         return self.exact_image(filter_) or _below(self._prepend)
 
     def exact_image(self, filter_: bytes) -> bytes | None:
