@@ -24,6 +24,7 @@ cdef class Reactor(Turn):
     cdef public double _shared_at
     cdef public double _shared_cpu
     cdef public double _unshared
+    cdef public double _waited
     cdef public Py_ssize_t _turns
     cdef public Py_ssize_t _events
     cdef public Py_ssize_t _flushes

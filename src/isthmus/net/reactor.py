@@ -48,7 +48,7 @@ SHARE_S = 0.00005
 """How long that is; the system makes about twice of it."""
 
 WAITED_S = 0.0002
-"""A longer time between two turns, without work, was spent waiting: then others had their turn."""
+"""So much waiting between turns, in all, since they last had it, was their turn."""
 
 MAX_ROUNDS = 8
 """Flush and on_close may write again; past so many rounds the rest waits for the next turn."""
@@ -99,7 +99,7 @@ class Reactor(Turn):
         self._timer_at = 0.0
         self._closed = False
         self._sharing = 0
-        self._unshared = self._shared_at = self._shared_cpu = 0.0
+        self._unshared = self._waited = self._shared_at = self._shared_cpu = 0.0
         self._turns = self._events = self._flushes = self._cut = self._failures = 0
         self.poller.attach(self._turn)
 
@@ -217,15 +217,17 @@ class Reactor(Turn):
                 self._share(started)
 
     def _share(self, started: float) -> None:
-        gap = started - self._shared_at
-        if gap > WAITED_S and thread_time() - self._shared_cpu < gap / 2:
-            self._unshared = 0.0
-        self._shared_cpu = thread_time()
-        now = self._shared_at = monotonic()
-        self._unshared += now - started
-        if self._unshared > SHARE_EVERY_S:
-            self._unshared = 0.0
+        cpu, now = thread_time(), monotonic()
+        gap, turn = started - self._shared_at, now - started
+        # What of the gap was no work of ours, as far as the turn has taken its time for work.
+        self._waited += gap - min(gap, max(0.0, cpu - self._shared_cpu - turn))
+        self._unshared += turn
+        if self._waited > WAITED_S:
+            self._unshared = self._waited = 0.0
+        elif self._unshared > SHARE_EVERY_S:
+            self._unshared = self._waited = 0.0
             sleep(SHARE_S)
+        self._shared_cpu, self._shared_at = cpu, now
 
     def _read(self, events: Iterable[tuple[int, int]], started: float) -> None:
         """Read every ready link once and hand the bytes up, until the budget is spent."""

@@ -44,6 +44,7 @@ class Room:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._log = log_of(path)
+        self._folder = str(path.parent)
         self.reserve = Reserve(path.parent)
         self._lacks_reserve = False
 
@@ -128,7 +129,7 @@ class Room:
 
     def _free(self) -> int:
         try:
-            disk = os.statvfs(self._path.parent)
+            disk = os.statvfs(self._folder)
         except OSError:
             return TIGHT_BYTES  # the write itself says what is wrong
         return disk.f_bavail * disk.f_frsize

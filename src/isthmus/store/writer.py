@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from isthmus import clock
 from isthmus.errors import StoreError
 from isthmus.store.database import (
+    NO_FILE,
     close_database,
     explain,
     identity,
@@ -75,13 +76,13 @@ class Writer:
         self.unfit = 0
         self.behind: Exception | None = None
         self._path = path
+        self._name, self._log_name = str(path), str(log_of(path))
         self._room = Room(path)
         self._connection: sqlite3.Connection | None = None
         # Where the last file was moved to, and the last one of which some may still be read.
         self._aside: Path | None = None
         self._damaged = damaged
-        self._identity: tuple[int, int] | None = None
-        self._log_identity: tuple[int, int] | None = None
+        self._identity = self._log_identity = NO_FILE
         # Whether there is more in the log than the mark says, when it may be written again, and
         # whether it may be at all: behind what has failed, the log has remains of it.
         self._unmarked = False
@@ -320,25 +321,25 @@ class Writer:
 
     def _use(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._identity = identity(self._path)
-        self._log_identity = identity(log_of(self._path))
+        self._identity, _ = identity(self._name)
+        self._log_identity, _ = identity(self._log_name)
 
     def _gone(self) -> bool:
         """Whether another file, or none, stands where ours was: what is written would be lost."""
         try:
-            found = identity(self._path)
+            found, size = identity(self._name)
             # A file in use has its first page at least.
-            return found is None or found != self._identity or not self._path.stat().st_size
+            return found == NO_FILE or found != self._identity or not size
         except OSError:
             return False
 
     def _log_gone(self) -> bool:
         """The same for the log, which is there from the first write on."""
         try:
-            found = identity(log_of(self._path))
+            found, _ = identity(self._log_name)
         except OSError:
             return False
-        if self._log_identity is None:
+        if self._log_identity == NO_FILE:
             self._log_identity = found
         return found != self._log_identity
 
@@ -352,7 +353,7 @@ class Writer:
     def _renew(self, what: str) -> FileLost:
         """Begin a new file; what stands in its place is moved aside."""
         self.close()
-        self._identity = None  # until there is one, none is ours
+        self._identity = NO_FILE  # until there is one, none is ours
         self._aside = None
         if self._path.exists():
             self._aside = move_aside(self._path, what)
