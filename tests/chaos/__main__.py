@@ -13,7 +13,8 @@ backlog and kill -9, SIGTERM.
 
 At the end every acknowledged message must have arrived, none may be invented, and first deliveries
 must be in order per topic; the exit code says so. `--system mosquitto` does the same to Mosquitto
-with a bridge and persistence, `mosquitto-autosave` to one that saves at every change. Several
+with a bridge and persistence, `mosquitto-autosave` to one that saves at every change.
+`isthmus-overtaking` has routes with `may_overtake`, whose order is not judged. Several
 systems go one after the other; then the exit code is about the first one.
 """
 

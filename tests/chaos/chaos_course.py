@@ -16,7 +16,7 @@ from chaos_publisher import WINDOW as PUBLISHER_WINDOW
 from chaos_publisher import Publisher
 from chaos_subscriber import Account, Back, Subscriber
 from chaos_trace import story
-from chaos_world import NAMES, World
+from chaos_world import NAMES, OVERTAKING, World
 
 QUIET_S = (0.3, 1.0)
 """How long nothing happens between two faults."""
@@ -39,6 +39,11 @@ class Course:
     rate: float = 1000.0
     seed: int = 0
     window: int = 100
+
+    @property
+    def in_order(self) -> bool:
+        """Whether first deliveries are to be in order."""
+        return self.system != OVERTAKING
 
     @property
     def again(self) -> int:

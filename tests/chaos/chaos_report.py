@@ -23,7 +23,7 @@ def failures(course: Course, result: Result) -> list[str]:
         found.append(f"{account.lost} acknowledged messages lost, such as {account.lost_examples}")
     if account.invented:
         found.append(f"{account.invented} messages invented")
-    if account.disordered:
+    if account.disordered and course.in_order:
         found.append(
             f"{account.disordered} first deliveries out of order, such as {result.stories[0]}"
         )

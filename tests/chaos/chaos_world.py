@@ -16,8 +16,11 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from chaos_trace import Trace
 
@@ -27,6 +30,9 @@ from raw import until
 
 NAMES = ("a", "b")
 """The hops of a random course."""
+
+OVERTAKING = "isthmus-overtaking"
+"""The system that does not keep the order after an outage."""
 
 
 class Hop(ABC):
@@ -97,6 +103,9 @@ class Hop(ABC):
 class IsthmusHop(Hop):
     """An Isthmus with one route."""
 
+    connector: Mapping[str, Any] = MappingProxyType({})
+    route: Mapping[str, Any] = MappingProxyType({})
+
     def command(self) -> list[str]:
         file = self.folder / "isthmus.yaml"
         settings = {
@@ -110,12 +119,20 @@ class IsthmusHop(Hop):
                     "version": "5" if self.v5 else "3.1.1",
                     "keepalive": "5s",
                     **({} if self.window is None else {"max_inflight": self.window}),
+                    **self.connector,
                 }
             },
-            "routes": {"all": {"from": "local", "topics": ["chaos/#"], "to": "next"}},
+            "routes": {"all": {"from": "local", "topics": ["chaos/#"], "to": "next", **self.route}},
         }
         file.write_text(json.dumps(settings))
         return [sys.executable, "-m", "isthmus", "run", str(file)]
+
+
+class OvertakingHop(IsthmusHop):
+    """One that sends new messages first, and slowly what an outage has left."""
+
+    connector = MappingProxyType({"drain_rate": "2000/s"})
+    route = MappingProxyType({"may_overtake": True})
 
 
 class MosquittoHop(Hop):
@@ -158,6 +175,7 @@ class SavingMosquittoHop(MosquittoHop):
 
 KINDS = {
     "isthmus": IsthmusHop,
+    OVERTAKING: OvertakingHop,
     "mosquitto": MosquittoHop,
     "mosquitto-autosave": SavingMosquittoHop,
 }
