@@ -27,6 +27,7 @@ BURST_BYTES = 2 << 20  # of a QoS 0 load under way; see progress.py
 BURST_LEAST = 50  # messages, of big ones
 SUBACK_S = 0.02  # of a far end that takes its time
 SETTLE_IDLE_S = 2.0
+SYNCED_BYTES = 40_000  # what a commit of 100 messages of 64 bytes writes, about
 
 
 class RunError(Exception):
@@ -520,6 +521,10 @@ def beside(bench: Bench) -> Figures:
     )
     quiet.ask(30, do="open", target=asdict(bench.subject.target), bridge=False)
     seconds = scenario.messages * interval_s * 1.5 + 1
+    if scenario.syncs:
+        file = str(bench.files.path / "synced")
+        disk = bench.generator("disk", rate=scenario.syncs, size=SYNCED_BYTES, file=file)
+        disk.send(seconds=seconds)
     for load in loads:
         load.send(total=int(seconds * scenario.rate), timeout=TIMEOUT_S, rate=scenario.rate)
     time.sleep(1.0)

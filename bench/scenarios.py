@@ -72,6 +72,7 @@ class Scenario:
     ack_delay_ms: float = 0.0  # of the far end
     far_down: bool = False
     steady: bool = False  # another route has the same load, and its far end is always up
+    syncs: int = 0  # of another process, per second
     beside: str = ""  # measured in turns with that one, and shown against it
     relay: bool = False  # the lower limit is measured too
     alone: bool = False  # Mosquitto cannot do it, or nothing is learned from it
@@ -387,8 +388,23 @@ SCENARIOS: tuple[Scenario, ...] = (
         times=4,
     ),
     Scenario(
+        "beside-disk",
+        "the same, and another process writes 40 kB to the disk, 50 times a second",
+        "beside",
+        1_000,
+        qos=1,
+        window=1000,
+        rate=5_000,
+        durability="disk",
+        steady=True,
+        syncs=50,
+        alone=True,
+        beside="beside-up",
+        times=4,
+    ),
+    Scenario(
         "beside-down",
-        "the same, the far side of one route is down",
+        "the same without that process, the far side of one route is down",
         "beside",
         1_000,
         qos=1,
