@@ -27,7 +27,8 @@ def handle(options: dict[str, Any]) -> None:
             os.pwrite(file, data, number * size % FILE_BYTES)
             os.fdatasync(file)
             time.sleep(max(0.0, began + (number + 1) * interval_s - time.monotonic()))
-        process.reply(count=count)
+        process.reply(seconds=time.monotonic() - began)
+    os.close(file)
 
 
 if __name__ == "__main__":

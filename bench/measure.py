@@ -531,6 +531,8 @@ def beside(bench: Bench) -> Figures:
     times = quiet.ask(TIMEOUT_S, do="light", count=scenario.messages, interval_s=interval_s)
     for load in loads:
         load.answer(TIMEOUT_S)
+    if scenario.syncs and disk.answer(TIMEOUT_S)["seconds"] > 1.1 * seconds:
+        raise RunError(f"the disk cannot be synchronised {scenario.syncs} times a second")
     return {
         "puback_p50_us": percentile(times["pubacks"], 0.5),
         "puback_p99_us": percentile(times["pubacks"], 0.99),

@@ -16,7 +16,9 @@ from chaos_nine import PUBLISHERS, WINDOW, NineCourse, NineFaults, longest
         (5, 4, 1, "isthmus-overtaking"),
     ],
 )
-async def test_nothing_acknowledged_is_lost_and_order_holds(tmp_path, version, seed, qos, system):
+async def test_nothing_acknowledged_is_lost_whatever_is_killed_or_cut(
+    tmp_path, version, seed, qos, system
+):
     said: list[str] = []
     course = Course(system=system, rounds=8, qos=qos, version=version, seed=seed, rate=500)
     result = await Chaos(tmp_path, course, said.append).run()
@@ -25,7 +27,8 @@ async def test_nothing_acknowledged_is_lost_and_order_holds(tmp_path, version, s
     assert sum(result.faults.values()) == 8, told
     assert account.acknowledged > 1000, told
     assert (account.lost, account.invented, account.refused) == (0, 0, 0), told
-    assert (account.disordered == 0) is course.in_order, told
+    if course.in_order:
+        assert account.disordered == 0, told
     assert account.duplicates <= (8 * course.again if qos == 1 else 0), told
     assert result.turned_by["publisher"] == 0, "the test has to send in order itself"
 

@@ -177,8 +177,9 @@ def test_several_addresses_can_get_one_message_of_qos_2() -> None:
             True,
             "  After an outage new messages are sent before those that waited, out of order.",
         ),
-        (False, {}, "drain_rate", "1/s", "without a data folder nothing waits on disk."),
-        (False, {}, "may_overtake", True, "without a data folder nothing waits on disk."),
+        (False, {}, "drain_rate", "1/s", "nothing waits on disk without a data folder and "),
+        (False, {}, "may_overtake", True, "nothing waits on disk without a data folder and "),
+        (True, {"memory": True}, "drain_rate", "1/s", "nothing waits on disk without "),
         (True, {"rate_limit": "9/s"}, "drain_rate", "1/s", "cloud has a rate_limit, which holds "),
         (True, {"rate_limit": "9/s"}, "may_overtake", True, "cloud has a rate_limit, which holds "),
         (True, None, "drain_rate", "1/s", "nothing on the way to local waits on disk."),
@@ -188,11 +189,14 @@ def test_several_addresses_can_get_one_message_of_qos_2() -> None:
 def test_what_an_outage_leaves_in_words(
     tmp_path: Path, data: bool, connector: Any, key: str, value: Any, line: str
 ) -> None:
+    memory = bool(connector and connector.pop("memory", False))
     cloud = {"url": "far.example:1883", **(connector or {})}
     ends = (
         {"from": "cloud", "to": "local"} if connector is None else {"from": "local", "to": "cloud"}
     )
     route = {**ends, "topics": ["a/#", "b", "!a/x"], "topic": "up/${topic}", key: value}
+    if memory:
+        route["durability"] = "memory"
     broker = {"data": str(tmp_path)} if data else {}
     settings = Settings.model_validate(
         {"connectors": {"cloud": cloud}, "routes": {"r": route}, "broker": broker}

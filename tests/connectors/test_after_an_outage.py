@@ -96,15 +96,16 @@ async def test_a_route_has_a_drain_rate_of_its_own(
     assert clock.monotonic() - began < 0.5
 
 
+@pytest.mark.parametrize("to", [{}, {"drain_rate": "40/s"}])
 async def test_the_drain_rate_of_a_route_changes_with_a_reload(
-    isthmus: Any, far: FarSide, tmp_path: Path
+    isthmus: Any, far: FarSide, tmp_path: Path, to: dict[str, str]
 ) -> None:
     def settings(**route: Any) -> dict[str, Any]:
         routes = {"out": out("out/#", **route)}
         found = bridge(far.port, routes=routes, client_id="edge-1")
         return {**found, "broker": {"data": str(tmp_path)}}
 
-    near = await isthmus(settings(drain_rate="30/m"))
+    near = await isthmus(settings(drain_rate="1/h"))
     bind = {"bind": f"127.0.0.1:{near.port}"}
     here = await near.client("here")
     for number in range(50):
@@ -114,10 +115,86 @@ async def test_the_drain_rate_of_a_route_changes_with_a_reload(
     assert await payload(there) == 0
     await asyncio.sleep(0.3)
     assert near.cloud.stored == 49
-    await near.reload({**settings(), "listeners": [bind]})
+    await near.reload({**settings(**to), "listeners": [bind]})
     began = clock.monotonic()
     assert [await payload(there) for _ in range(49)] == list(range(1, 50))
-    assert clock.monotonic() - began < 1.5  # the next one was due after 2 s
+    assert clock.monotonic() - began < 3
+
+
+async def test_connections_share_the_drain_rate_of_a_route_also_one_that_inherits(
+    isthmus: Any, far: FarSide, tmp_path: Path
+) -> None:
+    """A pool that becomes smaller: what waited for the other connections is no less slow."""
+    routes = {"out": out("out/#", drain_rate="40/s")}
+
+    def settings(pool: int) -> dict[str, Any]:
+        found = bridge(far.port, routes=routes, pool=pool)
+        return {**found, "broker": {"data": str(tmp_path)}}
+
+    far.stop_listening()
+    near = await isthmus(settings(3))
+    bind = {"bind": f"127.0.0.1:{near.port}"}
+    here = await near.client("here")
+    for number in range(60):
+        here.publish(f"out/{number % 20}", str(number), 1)
+        await here.expect(PUBACK)
+    await near.reload({**settings(1), "listeners": [bind]})
+    await far.start()
+    began = clock.monotonic()
+    there, _ = await far.client()
+    found = [await payload(there) for _ in range(60)]
+    assert sorted(found) == list(range(60))
+    assert clock.monotonic() - began > 1.1
+
+
+async def test_what_expires_in_an_outage_takes_nothing_of_the_drain_rate(
+    isthmus: Any, far: FarSide, tmp_path: Path
+) -> None:
+    near = await isthmus(config(far.port, tmp_path, drain_rate="2/s"))
+    here = await near.client("here")
+    for number in range(50):
+        here.publish("out/a", str(number), 1, expiry=1)
+        await here.expect(PUBACK)
+    here.publish("out/a", "50", 1)
+    await here.expect(PUBACK)
+    await asyncio.sleep(1.2)
+    there, _ = await far.client()
+    began = clock.monotonic()
+    assert await payload(there) == 50
+    assert clock.monotonic() - began < 2
+    assert near.cloud.drops.counts["expired"] == 50
+
+
+async def test_both_ways_of_a_route_have_its_drain_rate(
+    isthmus: Any, far: FarSide, tmp_path: Path
+) -> None:
+    routes = {
+        "both": {
+            "from": "cloud",
+            "to": "local",
+            "topics": ["in/#"],
+            "prepend": "far/",
+            "direction": "both",
+            "drain_rate": "40/s",
+        }
+    }
+    settings = bridge(far.port, routes=routes, client_id="edge-1")
+    near = await isthmus({**settings, "broker": {"data": str(tmp_path)}})
+    here = await near.client("here")
+    for number in range(40):
+        here.publish("far/in/a", str(number), 1)
+        await here.expect(PUBACK)
+    there, _ = await far.client()
+    began = clock.monotonic()
+    found = []
+    while len(found) < 40:
+        got = await there.packet()
+        if got.kind == PUBLISH:
+            assert got.topic == "in/a"
+            there.send(ack_packet(PUBACK, got.packet_id))
+            found.append(int(got.payload))
+    assert found == list(range(40))
+    assert clock.monotonic() - began > 0.8
 
 
 def test_a_drain_rate_beside_a_rate_limit_says_that_it_has_no_effect() -> None:

@@ -319,7 +319,7 @@ async def test_what_waits_for_a_slow_disk_has_a_limit(
     isthmus, far: FarSide, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     routes = {"out": out("out/#", qos=1)}
-    found = bridge(far.port, routes=routes, client_id="edge-1", unstored_bytes="64KiB")
+    found = bridge(far.port, routes=routes, client_id="edge-1", unstored_bytes="1MiB")
     near = await isthmus({**found, "broker": {"data": str(tmp_path / "data")}})
     answers = threading.Event()
     write = Writer.write
@@ -331,7 +331,7 @@ async def test_what_waits_for_a_slow_disk_has_a_limit(
     monkeypatch.setattr(Writer, "write", wait)
     here = await near.client("here")
     for number in range(50):
-        here.publish("out/a", b"%02d" % number + bytes(10_000))
+        here.publish("out/a", b"%02d" % number + bytes(100_000))
     counts = near.cloud.drops.counts
     await until(lambda: counts.get("queue_full", 0) >= 30)
     answers.set()

@@ -247,7 +247,7 @@ def test_long_topics_take_no_memory_once_they_are_forgotten(image: bytes) -> Non
 
 def test_so_many_are_remembered_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("isthmus.delivery.echoes.REMEMBERED", 10)
-    monkeypatch.setattr("isthmus.delivery.topic_set.REMEMBERED_TOPICS", 10)
+    monkeypatch.setattr("isthmus.delivery.echoes.REMEMBERED_TOPICS", 10)
     echoes, _, _ = memory()
     for number in range(100):
         echoes.sent(b"%d" % number, b"x", retain=False)

@@ -259,3 +259,36 @@ def test_a_thread_that_has_work_gets_its_turn_beside_a_busy_loop(run, monkeypatc
         peer.sock.close()
 
     run(scenario)
+
+
+def test_short_waits_are_the_turn_of_others_too(monkeypatch) -> None:
+    """A loop that is busy for a third of the time need not stop for anybody."""
+    slept: list[float] = []
+
+    async def scenario() -> None:
+        reactor = Reactor()
+        now, cpu = 100.0, 5.0
+
+        def turns(count: int, *, work_s: float, wait_s: float) -> int:
+            nonlocal now, cpu
+            slept.clear()
+            for _ in range(count):
+                now += wait_s
+                started = now
+                now += work_s
+                cpu += work_s
+                reactor._share(started)
+            return len(slept)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("isthmus.net.reactor.monotonic", lambda: now)
+            patch.setattr("isthmus.net.reactor.thread_time", lambda: cpu)
+            patch.setattr("isthmus.net.reactor.sleep", slept.append)
+            turns(1, work_s=0.0, wait_s=1.0)
+            assert turns(1000, work_s=0.00005, wait_s=0.0001) == 0
+            assert 40 <= turns(1000, work_s=0.00005, wait_s=0.000001) <= 50
+            # What was done before a wait was shared by it, what comes after it was not.
+            assert turns(10, work_s=0.004, wait_s=0.00025) == 10
+        reactor.close()
+
+    run(scenario)

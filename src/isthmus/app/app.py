@@ -185,6 +185,8 @@ class App:
                     for filter_ in leg.images
                 }
             )
+            # Together: what may be sent until the second one is known would be too much.
+            connector.drain_rates.limit(self.settings.connectors[name].drain_rate)
             connector.drain_rates.limit_routes(
                 [
                     (leg.images, leg.settings.drain_rate)

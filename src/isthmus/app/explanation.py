@@ -76,8 +76,10 @@ def explain(settings: Settings) -> Iterator[str]:
         target = settings.connectors.get(leg.target)
         waits = leg.settings.queue_qos0 or (target is not None and target.start == "lazy")
         yield f"  {_safety(leg, on_disk=settings.broker.stores, waits=waits)}."
-        yield from _particulars(leg, target, on_disk=settings.broker.stores)
-        shared = shared_limits([o.settings.queue for o in directions if o.target == leg.target])
+        there = [one.settings for one in directions if one.target == leg.target]
+        on_disk = settings.broker.stores and any(one.durability == "disk" for one in there)
+        yield from _particulars(leg, target, on_disk=on_disk)
+        shared = shared_limits([one.queue for one in there])
         if leg.target != LOCAL and shared != QueueLimits():
             yield _queue(shared, leg.target)
     yield from _circles(settings, directions)
@@ -396,7 +398,7 @@ def _drain_rate(leg: Leg, rate: float, target: ConnectorSettings | None, *, on_d
     why = _nothing_drains(leg.target, target, on_disk=on_disk)
     if why:
         return f"drain_rate has no effect: {why}"
-    topics = ", ".join(dict.fromkeys(image.decode() for image in leg.images))
+    topics = ", ".join(image.decode() for image in leg.images)
     return (
         f"What an outage has left for {topics} is sent at {format_rate(rate)} at most, and what "
         "stands behind it waits with it"
@@ -409,7 +411,7 @@ def _nothing_drains(name: str, target: ConnectorSettings | None, *, on_disk: boo
         return "nothing on the way to local waits on disk"
     if target.rate_limit is not None:
         return f"{name} has a rate_limit, which holds for all messages"
-    return "" if on_disk else "without a data folder nothing waits on disk"
+    return "" if on_disk else "nothing waits on disk without a data folder and 'durability: disk'"
 
 
 def _circles(settings: Settings, directions: list[Leg]) -> Iterator[str]:

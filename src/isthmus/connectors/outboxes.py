@@ -19,6 +19,7 @@ from isthmus.delivery.outbox import Outbox
 if TYPE_CHECKING:
     from isthmus.connectors.connector import Connector
     from isthmus.connectors.pool_table import PoolTable
+    from isthmus.connectors.settings import ConnectorSettings
     from isthmus.delivery.backlog import Backlog
     from isthmus.delivery.lane import Lane
     from isthmus.store.store import Store
@@ -32,13 +33,11 @@ class Outboxes:
         self.store = store
         self._pools = pools
         self._barrier: Barrier | None = None
-        self.dead_letters = DeadLetters(store.log(dead_log_name(connector.name)), connector.drops)
-        self._bound_dead_letters()
-
-    def _bound_dead_letters(self) -> None:
-        settings = self._connector.settings
-        self.dead_letters.max_bytes = settings.max_dead_letters
-        self.dead_letters.max_unstored_bytes = settings.unstored_bytes // 4
+        self.dead_letters = DeadLetters(
+            store.log(dead_log_name(connector.name)),
+            connector.drops,
+            **_dead_letter_limits(connector.settings),
+        )
 
     def prepare(self, lane: Lane) -> None:
         """Have `lane` wait for the disk, rather than be the place where messages wait."""
@@ -133,8 +132,7 @@ class Outboxes:
     def take_settings(self) -> None:
         """Keep to what the settings of the connector say now."""
         connector = self._connector
-        self._bound_dead_letters()
-        self.dead_letters.trim()
+        self.dead_letters.limit(**_dead_letter_limits(connector.settings))
         for lane in connector.lanes:
             self.prepare(lane)
         for outbox in self._all():
@@ -157,6 +155,13 @@ class Outboxes:
 
     def _all(self) -> list[Outbox]:
         return [lane.outbox for lane in self._connector.lanes if lane.outbox is not None]
+
+
+def _dead_letter_limits(settings: ConnectorSettings) -> dict[str, int]:
+    return {
+        "max_bytes": settings.max_dead_letters,
+        "max_unstored_bytes": settings.unstored_bytes // 4,
+    }
 
 
 def _names(outbox: Outbox) -> list[str]:

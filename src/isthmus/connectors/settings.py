@@ -202,9 +202,11 @@ class ConnectorSettings(SettingsModel):
     )
     unstored_bytes: Size = Field(
         default=64 << 20,
-        ge=64 << 10,
-        description="Bytes of messages that wait in memory for the disk, for each connection; then "
-        "publishers are held back. A quarter as much may be dead letters.",
+        ge=1 << 20,
+        description="Bytes of messages that wait in memory for the disk, for each connection. With "
+        "more publishers are held back, and raised QoS 0 messages dropped; with twice as much "
+        "messages are refused (0x97), and MQTT 3 publishers closed. A quarter as much may be dead "
+        "letters, for all connections together.",
     )
     receive_maximum: int = Field(
         default=1000,

@@ -37,10 +37,10 @@ class DeadLetters:
     what came, by reason.
     """
 
-    def __init__(self, log: Log, drops: Drops) -> None:
+    def __init__(self, log: Log, drops: Drops, *, max_bytes: int, max_unstored_bytes: int) -> None:
         self.log = log
-        self.max_bytes = 0
-        self.max_unstored_bytes = 0
+        self.max_bytes = max_bytes
+        self.max_unstored_bytes = max_unstored_bytes
         self.put_aside = Drops(drops.place, logger, "put aside as dead letters")
         self._drops = drops
         self._owed = Owed()
@@ -100,6 +100,12 @@ class DeadLetters:
         log = self.log
         log.append(seal(DeadLetter(clock.wall(), reason, connection, found)))
         self.put_aside.add(reason, topic[2:])
+        self.trim()
+
+    def limit(self, *, max_bytes: int, max_unstored_bytes: int) -> None:
+        """Keep to other limits from now on."""
+        self.max_bytes = max_bytes
+        self.max_unstored_bytes = max_unstored_bytes
         self.trim()
 
     def trim(self) -> None:

@@ -17,13 +17,15 @@ class DrainPace:
     `draining` says that some of it is left.
     """
 
-    __slots__ = ("_go_on", "_loop", "_paused", "draining", "rates")
+    __slots__ = ("_go_on", "_loop", "_resume_at", "_timer", "draining", "rates")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, go_on: Callable[[], None]) -> None:
         self._loop = loop
         self._go_on = go_on
-        self.draining = self._paused = False
+        self.draining = False
         self.rates: DrainRates | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._resume_at = 0.0
 
     def begin(self) -> None:
         """A connection is there again: what is on disk is what the outage has left."""
@@ -38,16 +40,22 @@ class DrainPace:
         """Whether each message has to ask."""
         return self.draining and bool(self.rates)
 
-    def allows(self, topic: bytes) -> bool:
-        """Whether a message on `topic` may be sent now; if not, it goes on by itself."""
-        wait_s = 0.0 if self.rates is None else self.rates.take(topic)
+    def take(self, topic: bytes) -> bool:
+        """Whether a message on `topic` is to be sent now; if not, it goes on by itself."""
+        assert self.rates is not None
+        wait_s = self.rates.take(topic)
         if wait_s <= 0.0:
             return True
-        if not self._paused:
-            self._paused = True
-            self._loop.call_later(wait_s, self._resume)
+        at = self._loop.time() + wait_s
+        if self._timer is not None and at < self._resume_at:
+            # Rates may have changed since, and what was waited for may have gone.
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = self._loop.call_at(at, self._resume)
+            self._resume_at = at
         return False
 
     def _resume(self) -> None:
-        self._paused = False
+        self._timer = None
         self._go_on()

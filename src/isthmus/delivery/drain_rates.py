@@ -46,7 +46,7 @@ class DrainRates:
             self._routes = [(TopicSet(filters), _bucket(rate)) for filters, rate in rules]
 
     def take(self, topic: bytes) -> float:
-        """Send a message on `topic` now, or say in how many seconds that may be; 0.0: it may."""
+        """Count a message on `topic` that is sent now: 0.0; or in how many seconds it may be."""
         now = clock.monotonic()
         found = [bucket for topics, bucket in self._routes if topic in topics]
         if self._whole is not None:

@@ -30,6 +30,12 @@ REMEMBERED_S = 2.0
 REMEMBERED = 100_000
 """Messages that are remembered at most; the oldest are forgotten first."""
 
+REMEMBERED_TOPICS = 10_000
+"""Topics of which it is known whether a route asks for them."""
+
+REMEMBERED_BYTES = 256
+"""Of longer topics that is found out each time: they are rare, and would fill memory."""
+
 
 class Echoes:
     """What was sent to one far side a moment ago, and did not come back yet.
@@ -48,6 +54,7 @@ class Echoes:
         self._alarm = alarm
         self._now = now
         self._topics = TopicSet(filters)
+        self._wanted: dict[bytes, bool] = {}
         # All in the order of sending, by number, with what equal ones share and when they are
         # forgotten; and the numbers of those that are equal.
         self._sent: OrderedDict[int, tuple[int, float]] = OrderedDict()
@@ -60,10 +67,18 @@ class Echoes:
     def limit(self, filters: Iterable[bytes]) -> None:
         """Remember what is sent on these topics from now on."""
         self._topics = TopicSet(filters)
+        self._wanted.clear()
 
     def wants(self, topic: bytes) -> bool:
         """Whether what is sent on this topic is remembered."""
-        return topic in self._topics
+        wanted = self._wanted.get(topic)
+        if wanted is None:
+            wanted = topic in self._topics
+            if len(topic) <= REMEMBERED_BYTES:
+                if len(self._wanted) >= REMEMBERED_TOPICS:
+                    self._wanted.clear()
+                self._wanted[topic] = wanted
+        return wanted
 
     def sent(self, topic: bytes, payload: bytes, *, retain: bool) -> None:
         """Remember a message that is sent now; `topic` is the far side's."""

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from isthmus.delivery.dead_letters import DeadLetters
+    from isthmus.delivery.drain_pace import DrainPace
     from isthmus.delivery.echoes import Echoes
     from isthmus.delivery.outbox import Outbox
     from isthmus.delivery.queue_limits import QueueLimits
@@ -643,7 +644,7 @@ class Lane:
             if pace is not None and not pace.limits:
                 pace = None
             while queue and len(entries) < self.room:
-                if pace is not None and not pace.allows(queue.first_topic):
+                if pace is not None and not self._at_pace(pace, queue):
                     break
                 self._send(queue.popleft())
             if (
@@ -661,6 +662,14 @@ class Lane:
         for supplier in self.suppliers or ():
             supplier.supply(self)
 
+    def _at_pace(self, pace: DrainPace, queue: Queue) -> bool:
+        """Whether the first message may be sent now; those that come too late end before it."""
+        while (item := queue.first) is not None:
+            if not self._comes_too_late(item):
+                return pace.take(item.topic[2:])
+            queue.popleft()
+        return False
+
     def _send_ahead(self) -> bool:
         """Send what overtakes a backlog, while the window has room; whether that was all.
 
@@ -669,7 +678,7 @@ class Lane:
         queue, ahead = self._queue, self._ahead
         pace = None if self.outbox is None else self.outbox.pace
         while queue is not None and queue.returned and len(self.entries) < self.room:
-            if pace is not None and pace.limits and not pace.allows(queue.first_topic):
+            if pace is not None and pace.limits and not self._at_pace(pace, queue):
                 break
             self._send(queue.popleft())
         while ahead and len(self.entries) < self.room:

@@ -609,6 +609,8 @@ class Outbox(Keeper):
         backlog.is_first = not self._inherited
         self.backlog.is_first = False
         self._inherited.append(backlog)
+        if len(backlog.log):
+            self.pace.begin()
         self.committed(backlog)
 
     def abandon(self, reason: str, code: int) -> int:

@@ -128,11 +128,6 @@ class Queue:
         return self._items[0] if self._items else None
 
     @property
-    def first_topic(self) -> bytes:
-        """The topic of the next message, which there must be, without its length."""
-        return self._items[0].topic[2:]
-
-    @property
     def returned(self) -> int:
         """How many at the front were sent before."""
         return self._returned

@@ -13,12 +13,6 @@ from isthmus.mqtt.topics import matches
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-REMEMBERED_TOPICS = 10_000
-"""Topics of which it is known whether they are in a set."""
-
-REMEMBERED_BYTES = 256
-"""Of longer topics that is found out each time: they are rare, and would fill memory."""
-
 LEVEL = b"x/"
 """A level in front of topics and filters, with which wildcards match what begins with `$`, too.
 
@@ -28,20 +22,12 @@ prefix off leads there.
 
 
 class TopicSet:
-    """The topics that match one of `filters`; it remembers the last ones it was asked for."""
+    """The topics that match one of `filters`."""
 
-    __slots__ = ("_filters", "_known")
+    __slots__ = ("_filters",)
 
     def __init__(self, filters: Iterable[bytes]) -> None:
         self._filters = tuple(LEVEL + filter_ for filter_ in filters)
-        self._known: dict[bytes, bool] = {}
 
     def __contains__(self, topic: bytes) -> bool:
-        found = self._known.get(topic)
-        if found is None:
-            found = any(matches(filter_, LEVEL + topic) for filter_ in self._filters)
-            if len(topic) <= REMEMBERED_BYTES:
-                if len(self._known) >= REMEMBERED_TOPICS:
-                    self._known.clear()
-                self._known[topic] = found
-        return found
+        return any(matches(filter_, LEVEL + topic) for filter_ in self._filters)

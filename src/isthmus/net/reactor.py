@@ -221,12 +221,13 @@ class Reactor(Turn):
         gap, turn = started - self._shared_at, now - started
         # What of the gap was no work of ours, as far as the turn has taken its time for work.
         self._waited += gap - min(gap, max(0.0, cpu - self._shared_cpu - turn))
-        self._unshared += turn
         if self._waited > WAITED_S:
             self._unshared = self._waited = 0.0
-        elif self._unshared > SHARE_EVERY_S:
+        self._unshared += turn
+        if self._unshared > SHARE_EVERY_S:
             self._unshared = self._waited = 0.0
             sleep(SHARE_S)
+            now = monotonic()
         self._shared_cpu, self._shared_at = cpu, now
 
     def _read(self, events: Iterable[tuple[int, int]], started: float) -> None:

@@ -56,7 +56,7 @@ class Leg:
     @property
     def images(self) -> tuple[bytes, ...]:
         """Filters that match all topics on which messages are published on `target`."""
-        return tuple(self.topics.image(filter_) for filter_ in self.filters)
+        return tuple(dict.fromkeys(self.topics.image(filter_) for filter_ in self.filters))
 
 
 def legs(routes: Mapping[str, RouteSettings], node: str) -> Iterator[Leg]:

@@ -65,7 +65,7 @@ def echoes(legs: Iterable[Leg], local: str) -> Iterator[tuple[Leg, Leg]]:
     for out in found:
         if out.target != local:
             for back in by_source.get(out.target, ()):
-                if any(_taken(back, out.topics.image(filter_)) for filter_ in out.filters):
+                if any(_taken(back, image) for image in out.images):
                     yield out, back
 
 
@@ -87,7 +87,7 @@ class _Search:
         leg = self.legs[first]
         # The ways so far, each with the filter of what comes out of it.
         ways: list[tuple[tuple[int, ...], bytes]]
-        ways = [((first,), leg.topics.image(filter_)) for filter_ in leg.filters]
+        ways = [((first,), image) for image in leg.images]
         while ways and self._steps > 0 and len(self._seen) < MOST_RINGS:
             way, out = ways.pop()
             last = self.legs[way[-1]]

@@ -174,7 +174,8 @@ class RouteSettings(SettingsModel):
         default=None,
         description="Most messages of this route to a connector per time while what an outage has "
         "left on disk is sent, over all its connections together. What stands behind them on disk "
-        "waits with them. Not set means that only the connector's `drain_rate` counts.",
+        "waits with them. Not set means that only the connector's `drain_rate` counts. It has no "
+        "effect towards `local`, beside `rate_limit`, and where nothing waits on disk.",
         examples=["100/s"],
     )
     check_as: str | None = Field(

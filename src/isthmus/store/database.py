@@ -194,17 +194,17 @@ def _aside(path: Path) -> Path:
     return path.with_name(f"{path.name}.damaged-{stamp}")
 
 
-class Identity(NamedTuple):
+class FileId(NamedTuple):
     """Which file it is."""
 
     device: int
     inode: int
 
 
-NO_FILE = Identity(0, 0)
+NO_FILE = FileId(0, 0)
 
 
-def identity(path: str) -> tuple[Identity, int]:
+def file_at(path: str) -> tuple[FileId, int]:
     """Which file stands at `path`, and its size; `NO_FILE` and 0 if there is none.
 
     Raises:
@@ -214,7 +214,7 @@ def identity(path: str) -> tuple[Identity, int]:
         status = os.stat(path)  # noqa: PTH116 - at each commit, and Path takes longer
     except FileNotFoundError:
         return NO_FILE, 0
-    return Identity(status.st_dev, status.st_ino), status.st_size
+    return FileId(status.st_dev, status.st_ino), status.st_size
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -20,7 +20,7 @@ from isthmus.store.database import (
     NO_FILE,
     close_database,
     explain,
-    identity,
+    file_at,
     is_damage,
     is_full,
     move_aside,
@@ -82,7 +82,7 @@ class Writer:
         # Where the last file was moved to, and the last one of which some may still be read.
         self._aside: Path | None = None
         self._damaged = damaged
-        self._identity = self._log_identity = NO_FILE
+        self._file = self._log_file = NO_FILE
         # Whether there is more in the log than the mark says, when it may be written again, and
         # whether it may be at all: behind what has failed, the log has remains of it.
         self._unmarked = False
@@ -321,27 +321,27 @@ class Writer:
 
     def _use(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._identity, _ = identity(self._name)
-        self._log_identity, _ = identity(self._log_name)
+        self._file, _ = file_at(self._name)
+        self._log_file, _ = file_at(self._log_name)
 
     def _gone(self) -> bool:
         """Whether another file, or none, stands where ours was: what is written would be lost."""
         try:
-            found, size = identity(self._name)
+            found, size = file_at(self._name)
             # A file in use has its first page at least.
-            return found == NO_FILE or found != self._identity or not size
+            return found == NO_FILE or found != self._file or not size
         except OSError:
             return False
 
     def _log_gone(self) -> bool:
         """The same for the log, which is there from the first write on."""
         try:
-            found, _ = identity(self._log_name)
+            found, _ = file_at(self._log_name)
         except OSError:
             return False
-        if self._log_identity == NO_FILE:
-            self._log_identity = found
-        return found != self._log_identity
+        if self._log_file == NO_FILE:
+            self._log_file = found
+        return found != self._log_file
 
     def _replace(self, error: BaseException) -> FileLost:
         """Begin a new file, as this one is damaged; records are read from both from now on."""
@@ -353,7 +353,7 @@ class Writer:
     def _renew(self, what: str) -> FileLost:
         """Begin a new file; what stands in its place is moved aside."""
         self.close()
-        self._identity = NO_FILE  # until there is one, none is ours
+        self._file = NO_FILE  # until there is one, none is ours
         self._aside = None
         if self._path.exists():
             self._aside = move_aside(self._path, what)
