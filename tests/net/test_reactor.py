@@ -261,15 +261,14 @@ def test_a_thread_that_has_work_gets_its_turn_beside_a_busy_loop(run, monkeypatc
     run(scenario)
 
 
-def test_short_waits_are_the_turn_of_others_too(monkeypatch) -> None:
+def test_short_waits_are_the_turn_of_others_too(run, monkeypatch):
     """A loop that is busy for a third of the time need not stop for anybody."""
-    slept: list[float] = []
+    slept = []
 
-    async def scenario() -> None:
-        reactor = Reactor()
+    async def scenario(reactor):
         now, cpu = 100.0, 5.0
 
-        def turns(count: int, *, work_s: float, wait_s: float) -> int:
+        def turns(count, *, work_s, wait_s):
             nonlocal now, cpu
             slept.clear()
             for _ in range(count):
@@ -281,14 +280,13 @@ def test_short_waits_are_the_turn_of_others_too(monkeypatch) -> None:
             return len(slept)
 
         with monkeypatch.context() as patch:
-            patch.setattr("isthmus.net.reactor.monotonic", lambda: now)
-            patch.setattr("isthmus.net.reactor.thread_time", lambda: cpu)
-            patch.setattr("isthmus.net.reactor.sleep", slept.append)
+            patch.setattr(reactor_module, "monotonic", lambda: now)
+            patch.setattr(reactor_module, "thread_time", lambda: cpu)
+            patch.setattr(reactor_module, "sleep", slept.append)
             turns(1, work_s=0.0, wait_s=1.0)
             assert turns(1000, work_s=0.00005, wait_s=0.0001) == 0
             assert 40 <= turns(1000, work_s=0.00005, wait_s=0.000001) <= 50
             # What was done before a wait was shared by it, what comes after it was not.
             assert turns(10, work_s=0.004, wait_s=0.00025) == 10
-        reactor.close()
 
     run(scenario)
