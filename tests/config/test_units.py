@@ -75,3 +75,9 @@ def test_durations_round_trip_and_fit_the_pattern(milliseconds: int) -> None:
     text = format_duration(milliseconds / 1000)
     assert parse_duration(text) == pytest.approx(milliseconds / 1000)
     assert re.search(DURATION_PATTERN, text)
+
+
+def test_a_size_has_a_largest_value() -> None:
+    assert parse_size("1048576TiB") == 1 << 60
+    with pytest.raises(ValueError, match="must not be above 1048576TiB"):
+        parse_size(1 << 70)

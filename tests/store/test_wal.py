@@ -140,6 +140,33 @@ async def test_a_log_that_is_gone_is_said(crashed: list[Path], caplog, how: str)
     assert bool(kept(folder)) == (how == "cut")
 
 
+@pytest.mark.parametrize("size", [32, 56, 4096, None])
+async def test_a_log_that_begins_with_zeros_is_said(
+    crashed: list[Path], caplog, size: int | None
+) -> None:
+    folder = crashed[0]
+    data = (folder / LOG).read_bytes()
+    size = len(data) if size is None else size
+    damaged = bytes(size) + data[size:]
+    (folder / LOG).write_bytes(damaged)
+    with IdleStore(shutil.copytree(folder, folder.with_name("checked"))) as store:
+        (problem,) = check(store).problems
+    said = "can be read up to page 0" if size == wal.HEADER_BYTES else "has no header"
+    assert said in problem
+    count, (error,) = await restarted(folder, caplog)
+    assert count == 0
+    assert "what was acknowledged there is lost" in error
+    (copy,) = kept(folder)
+    assert copy.read_bytes() == damaged
+
+
+async def test_room_that_was_never_written_is_no_damage(crashed: list[Path], caplog) -> None:
+    folder = crashed[0]
+    (folder / wal.MARK).unlink()
+    (folder / LOG).write_bytes(bytes(40_000))
+    assert (await restarted(folder, caplog))[1] == []
+
+
 async def test_what_a_loss_of_power_leaves_of_the_last_transaction_is_no_damage(
     crashed: list[Path], tmp_path: Path
 ) -> None:

@@ -57,7 +57,10 @@ class LimitSettings(SettingsModel):
         examples=["100/s"],
     )
     queued_messages: int = Field(
-        default=10_000, ge=1, description="Messages that wait for one session."
+        default=10_000,
+        ge=1,
+        le=1_000_000_000_000,
+        description="Messages that wait for one session.",
     )
     queued_bytes: Size = Field(
         default=64 << 20, ge=1024, description="Bytes of messages that wait for one session."

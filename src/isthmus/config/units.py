@@ -22,6 +22,9 @@ RATE_PATTERN = r"^\s*\d+(\.\d+)?\s*/\s*(s|m|h)\s*$"
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-zµ]*)\s*", re.ASCII)
 
 _RATE = re.compile(RATE_PATTERN, re.ASCII)
+MAX_SIZE_BYTES = 1 << 60
+"""More than any disk has, and within what 64 bits count."""
+
 _PER_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 _DURATION_UNITS = "one of ms, s, m, h, d, w"
@@ -48,7 +51,7 @@ def parse_size(value: object) -> int:
     """Return the bytes of a text such as `64KiB`, or of a plain whole number of bytes.
 
     Raises:
-        ValueError: it is neither, is negative, or is no whole number of bytes.
+        ValueError: it is neither, is negative, is no whole number of bytes, or above 1048576TiB.
     """
     number, unit = _split(value, "a size such as 64KiB, 5MiB or 1GiB")
     factor = BYTES_PER_UNIT.get(unit or "B")
@@ -58,6 +61,8 @@ def parse_size(value: object) -> int:
     size = number * factor
     if size != int(size):
         raise ValueError("must be a whole number of bytes")
+    if size > MAX_SIZE_BYTES:
+        raise ValueError("must not be above 1048576TiB")
     return int(size)
 
 

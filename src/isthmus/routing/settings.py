@@ -42,6 +42,7 @@ class QueueSettings(SettingsModel):
     max_messages: int | None = Field(
         default=None,
         ge=1,
+        le=1_000_000_000_000,
         description="Messages that wait for the target, those on their way included. Not set "
         "means that only bytes count.",
         examples=[100000],

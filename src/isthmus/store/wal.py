@@ -115,7 +115,7 @@ def lost(path: Path) -> str:
             return f"had at least {found.frames} pages, and can be read up to page {intact}"
         if log.goes_on(read):
             return f"is damaged behind page {intact}, and went on there"
-        if log.garbled:
+        if log.garbled or (found is not None and log.has_no_header):
             return "has no header that can be read, and is not empty"
     return ""
 
@@ -159,9 +159,14 @@ class _Log:
             self.salts = self.frame(0).salts
 
     @property
-    def garbled(self) -> bool:
+    def has_no_header(self) -> bool:
         """Whether there is something, and no header: that is synchronised before all else."""
-        return not self._good and bool(self.frames) and self.salts != bytes(8)
+        return not self._good and bool(self.frames)
+
+    @property
+    def garbled(self) -> bool:
+        """The same, where what is there is not only room that was never written."""
+        return self.has_no_header and self.salts != bytes(8)
 
     def __enter__(self) -> Self:
         return self

@@ -355,7 +355,8 @@ class Writer:
         self.close()
         self._file = NO_FILE  # until there is one, none is ours
         self._aside = None
-        if self._path.exists():
+        # Of a file that has gone, the log has what was not copied into it.
+        if self._path.exists() or file_at(self._log_name)[1]:
             self._aside = move_aside(self._path, what)
         log_of(self._path).unlink(missing_ok=True)
         with suppress(OSError):
