@@ -40,6 +40,13 @@ def without_http(configuration: dict[str, Any] | Settings) -> Settings:
     return configuration.model_copy(update={"http": None})
 
 
+def with_listener(configuration: dict[str, Any] | Settings) -> dict[str, Any] | Settings:
+    """The same on a port that is free, where it is written out and names none."""
+    if isinstance(configuration, dict):
+        return {"listeners": [{"bind": "127.0.0.1:0"}], **configuration}
+    return configuration
+
+
 def waiting(near: Isthmus) -> int:
     """Messages that wait for the far side or are on their way, on disk or not."""
     return near.cloud.unsettled + near.cloud.stored
@@ -53,15 +60,13 @@ class Isthmus:
 
     @classmethod
     async def start(cls, configuration: dict[str, Any] | Settings) -> Isthmus:
-        if isinstance(configuration, dict):
-            configuration = {"listeners": [{"bind": "127.0.0.1:0"}], **configuration}
-        app = App(without_http(configuration))
+        app = App(without_http(with_listener(configuration)))
         await app.start()
         return cls(app)
 
     async def reload(self, configuration: dict[str, Any] | Settings) -> None:
-        """Become another configuration; the ports that it does not name are not kept."""
-        await self.app.reload(without_http(configuration))
+        """Become another configuration; who names no listener keeps that of the start."""
+        await self.app.reload(without_http(with_listener(configuration)))
 
     @property
     def port(self) -> int:
