@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sqlite3
 import sys
 import threading
@@ -494,8 +495,38 @@ async def test_a_file_that_goes_is_made_anew_from_memory(tmp_path, monkeypatch, 
     assert await kept(folder) == {b"a": b"1", b"b": b"2", b"c": b"3"}
 
 
+@pytest.mark.parametrize("how", ["deleted", "replaced"])
+async def test_a_log_that_goes_is_begun_anew_and_nothing_is_lost(tmp_path, caplog, how):
+    store, table = opened(tmp_path)  # which could not be filled from memory
+    table.set(row(b"a", b"1"))
+    await on_disk(table)
+    file = (tmp_path / FILE).stat().st_ino
+    log = tmp_path / f"{FILE}-wal"
+    log.unlink()
+    if how == "replaced":
+        log.write_bytes(b"something else" * 1000)
+    table.set(row(b"b", b"2"))
+    await on_disk(table)
+    table.set(row(b"c", b"3"))
+    await on_disk(table)
+    assert store.failure is None
+    (error,) = [found.getMessage() for found in caplog.records if found.levelname == "ERROR"]
+    assert "has gone" in error
+    assert "copied to the file" in error
+    other = tmp_path / "as-a-kill-would-leave-it"
+    other.mkdir()
+    for path in tmp_path.glob(f"{FILE}*"):
+        (other / path.name).write_bytes(path.read_bytes())
+    assert await kept(other) == {b"a": b"1", b"b": b"2", b"c": b"3"}
+    await store.stop()
+    assert (tmp_path / FILE).stat().st_ino == file
+    assert not list(tmp_path.glob("*.damaged-*"))
+    assert await kept(tmp_path) == {b"a": b"1", b"b": b"2", b"c": b"3"}
+
+
+@pytest.mark.parametrize("how", ["overwritten", "cut short"])
 async def test_a_file_that_is_damaged_while_it_is_used_is_made_anew_from_memory(
-    tmp_path, monkeypatch, caplog
+    tmp_path, caplog, how
 ):
     store, table = opened(tmp_path)
     rows = [row(b"t/%04d" % number, b"p" * 200) for number in range(4000)]
@@ -507,13 +538,18 @@ async def test_a_file_that_is_damaged_while_it_is_used_is_made_anew_from_memory(
     store, table = opened(tmp_path)
     table.refill = lambda: rows
     path = tmp_path / FILE
-    data = bytearray(path.read_bytes())
-    for at in range(8192, len(data), 4096):
-        data[at : at + 64] = b"\xff" * 64
-    path.write_bytes(data)  # the same file, other bytes: what a bad disk does
+    if how == "cut short":
+        os.truncate(path, path.stat().st_size // 2)
+    else:
+        data = bytearray(path.read_bytes())
+        for at in range(8192, len(data), 4096):
+            data[at : at + 64] = b"\xff" * 64
+        path.write_bytes(data)  # the same file, other bytes: what a bad disk does
     table.set(rows[2000])
     await on_disk(table)
     assert "is damaged" in caplog.text
+    if how == "cut short":
+        assert "something has cut it short" in caplog.text
     await store.stop()
     assert await kept(tmp_path) == {topic: payload for topic, _, _, payload, *_ in rows}
     assert len(list(tmp_path.glob(f"{FILE}.damaged-*"))) >= 1
@@ -776,24 +812,6 @@ async def test_a_new_file_that_finds_no_room_is_made_when_there_is_some(
     assert log.name.endswith("-wal")
     await store.stop()
     assert set(await kept(tmp_path)) == {b"a", b"b"}
-
-
-async def test_a_log_that_is_deleted_while_it_is_used_is_noticed(tmp_path, caplog):
-    store, table = opened(tmp_path)
-    table.refill = lambda: [row(b"a"), row(b"b")]
-    table.set(row(b"a"))
-    await on_disk(table)
-    (tmp_path / f"{FILE}-wal").unlink()
-    table.set(row(b"b"))
-    await on_disk(table)
-    files = {path.name: path.read_bytes() for path in tmp_path.glob(f"{FILE}*")}
-    assert "while it was in use" in caplog.text
-    await store.stop()
-    other = tmp_path / "as-a-kill-would-leave-it"
-    other.mkdir()
-    for name, data in files.items():
-        (other / name).write_bytes(data)
-    assert set(await kept(other)) == {b"a", b"b"}
 
 
 async def test_the_end_makes_a_last_attempt(tmp_path, monkeypatch):

@@ -83,6 +83,7 @@ class Writer:
         self._aside: Path | None = None
         self._damaged = damaged
         self._file = self._log_file = NO_FILE
+        self._size = 0
         # Whether there is more in the log than the mark says, when it may be written again, and
         # whether it may be at all: behind what has failed, the log has remains of it.
         self._unmarked = False
@@ -256,10 +257,15 @@ class Writer:
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """The open file, to be written; if that fails, it is closed unless the disk is full."""
         connection = self.open()
-        if self._gone() or self._log_gone():
+        if self._gone():
             self.close()
             raise self._renew(GONE)
+        if self._cut():
+            self.close()
+            raise self._replace(StoreError("something has cut it short"))
         try:
+            if self._log_gone():
+                connection = self._begin_log(connection)
             yield connection
         except BaseException as error:
             self._unmarked = self._markable = False
@@ -321,7 +327,7 @@ class Writer:
 
     def _use(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._file, _ = file_at(self._name)
+        self._file, self._size = file_at(self._name)
         self._log_file, _ = file_at(self._log_name)
 
     def _gone(self) -> bool:
@@ -333,6 +339,15 @@ class Writer:
         except OSError:
             return False
 
+    def _cut(self) -> bool:
+        """Whether our file is shorter than it was: the store itself never shortens it."""
+        try:
+            _, size = file_at(self._name)
+        except OSError:
+            return False
+        known, self._size = self._size, size
+        return size < known
+
     def _log_gone(self) -> bool:
         """The same for the log, which is there from the first write on."""
         try:
@@ -342,6 +357,17 @@ class Writer:
         if self._log_file == NO_FILE:
             self._log_file = found
         return found != self._log_file
+
+    def _begin_log(self, connection: sqlite3.Connection) -> sqlite3.Connection:
+        """Begin another log, as ours stands no more where it was.
+
+        What it has is not lost: the open file still reads it.
+        """
+        what = "what it had is copied to the file, and another one is begun"
+        log.error("%s %s: %s", self._log_name, GONE, what)
+        self._room.clear(connection)
+        self.close()
+        return self.open()
 
     def _replace(self, error: BaseException) -> FileLost:
         """Begin a new file, as this one is damaged; records are read from both from now on."""
