@@ -17,7 +17,7 @@ look at what has come to the next."""
 LONGEST_GATHER_S = 0.02
 """The same, at most: a message that goes to the disk is answered later by so much."""
 
-MANY = 4
+MANY = 2
 """So many records in one transaction come from publishers that do not wait for each."""
 
 ENOUGH = 400
