@@ -28,6 +28,7 @@ from isthmus.store.database import (
 )
 from isthmus.store.gathering import GATHER_S, Gathering
 from isthmus.store.log import Log, Part, State, check_state
+from isthmus.store.processor import Processor
 from isthmus.store.progress import Progress
 from isthmus.store.schema import LOGS, Statements
 from isthmus.store.stall import StallWatch
@@ -72,6 +73,7 @@ class Store:
         self._open = Transaction()
         self._writing: Transaction | None = None
         self._share = share
+        self._processor = Processor()
         self._watch = StallWatch(self._loop, self._stalled)
         self._soon: asyncio.Handle | None = None
         self._later: asyncio.TimerHandle | None = None
@@ -336,11 +338,13 @@ class Store:
         self._job_begins()
         # Before the thread gets it, as what is in memory may change meanwhile.
         statements = transaction.statements(self._next_batch)
+        self._processor.note()
         self._next_batch += transaction.logs.batches
         self._writer.submit(partial(self._write, transaction, statements))
 
     def _write(self, transaction: Transaction, statements: list[Statement]) -> None:
         """In the thread: write, and tell the loop."""
+        self._processor.avoid()
         failure: Exception | None = None
         sizes: dict[int, int] = {}
         write = self._writer.write if transaction.parts is None else self._writer.write_part
