@@ -14,10 +14,6 @@ from isthmus.store import processor
 from isthmus.store.processor import Processor
 from isthmus.store.store import Store
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(os, "sched_setaffinity"), reason="this system does not tell processors apart"
-)
-
 
 @pytest.fixture
 def where(monkeypatch: pytest.MonkeyPatch) -> list[int]:
