@@ -26,7 +26,7 @@ from isthmus.store.database import (
     is_full,
     move_aside,
 )
-from isthmus.store.gathering import GATHER_S, Gathering
+from isthmus.store.gathering import Gathering
 from isthmus.store.log import Log, Part, State, check_state
 from isthmus.store.processor import Processor
 from isthmus.store.progress import Progress
@@ -234,16 +234,19 @@ class Store:
 
     def _submit_soon(self) -> None:
         if self._soon is None and self._writing is None:
-            left_s = self._gathering.left_s(self._loop.time())
-            self._soon = self._loop.call_later(left_s, self._gathered)
+            self._look_later()
 
-    def _gathered(self) -> None:
+    def _look_later(self) -> None:
+        left_s = self._gathering.left_s(self._loop.time())
+        self._soon = self._loop.call_later(left_s, self._look)
+
+    def _look(self) -> None:
         """What is open goes to the writer, or waits for more of its kind where only logs wait."""
-        gathering, records = self._gathering, self._open.logs.records
-        if self._open.awaited or not gathering.goes_on(records, self._loop.time()):
+        records = self._open.logs.records
+        if self._open.awaited or not self._gathering.goes_on(records, self._loop.time()):
             self._submit()
         else:
-            self._soon = self._loop.call_later(GATHER_S, self._gathered)
+            self._look_later()
 
     def pending(self, table: Table, key: bytes) -> bool:
         """Whether a change of a row is not on disk yet."""
