@@ -375,6 +375,16 @@ SCENARIOS: tuple[Scenario, ...] = (
         ),
     ),
     Scenario(
+        "outbox-20",
+        "the same, window 20, which publishers often have",
+        "outbox",
+        200_000,
+        qos=1,
+        window=20,
+        durability="disk",
+        alone=True,
+    ),
+    Scenario(
         "beside-up",
         "a client whose messages go nowhere else, beside QoS 1 at 5,000/s over each of two routes",
         "beside",

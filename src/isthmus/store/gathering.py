@@ -32,8 +32,13 @@ came in this time; a longer pause is the end of a stream."""
 LOST = 0.85
 """With less than this part of the records that a shorter spacing gets, it is the shorter one."""
 
+LOST_RECORDS = 32
 LOST_COMMITS = 4
-"""After so many transactions a trial ends early, if less than half of that comes."""
+"""A trial ends early where so many records should have come, and less than half of them came, in so
+many transactions."""
+
+CHANGED = 0.7
+"""Where one judgement finds less than this part of another, other publishers send now."""
 
 SELDOM = 64
 """A spacing that stands is judged so often, at most, before another one is tried again."""
@@ -65,7 +70,7 @@ class Gathering:
         self._records += records
         self._commits += 1
         took_s = now - self._since
-        if took_s >= JUDGED_S or self._is_clear(took_s):
+        if took_s >= JUDGED_S or (took_s > 0 and self._is_clear(took_s)):
             self._judge(self._records / took_s)
             self._judge_from(now)
 
@@ -105,7 +110,7 @@ class Gathering:
         if self._level == self._settled or self._commits < LOST_COMMITS:
             return False
         wanted = self._rate * LOST * took_s
-        return wanted >= JUDGED_RECORDS and self._records < wanted / 2
+        return wanted >= LOST_RECORDS and self._records < wanted / 2
 
     def _judge(self, rate: float) -> None:
         if self._level != self._settled:
@@ -118,8 +123,7 @@ class Gathering:
                 self._level = self._settled
                 self._to_go = self._pause = min(2 * self._pause, SELDOM)
             return
-        if not self._rate * LOST <= rate <= self._rate / LOST:
-            # Other publishers send now, or the same ones otherwise.
+        if min(rate, self._rate) < CHANGED * max(rate, self._rate):
             self._to_go = self._pause = 1
         self._rate = rate
         self._to_go -= 1
