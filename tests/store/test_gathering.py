@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from isthmus.store.gathering import ENOUGH, JUDGED_S, LOOK_S, LOST, SPACINGS_S, Gathering
 from isthmus.store.store import Store
@@ -217,6 +219,30 @@ def test_enough_records_do_not_wait_for_more() -> None:
     disk.run(1)
     assert len(waits) == 100 * ENOUGH
     assert max(waits) < LOOK_S + 3 * COMMIT_S
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0.0, 0.000_001, 0.000_5, 0.003, 0.02, 0.3, 5.0]),
+            st.sampled_from([0, 1, 2, 20, ENOUGH - 1, ENOUGH, 5_000]),
+            st.integers(1, 60),
+        )
+    )
+)
+def test_no_record_waits_longer_than_the_longest_spacing(
+    steps: list[tuple[float, int, int]],
+) -> None:
+    gathering, now = Gathering(), 1_000.0
+    for pause_s, records, times in steps:
+        for _ in range(times):
+            now += pause_s
+            came = now
+            while gathering.goes_on(records, now):
+                assert 0 < gathering.left_s(now) <= LOOK_S
+                now += gathering.left_s(now)
+            assert now - came <= LONGEST_S + 0.000_001
+            gathering.begun(records, now)
 
 
 def test_a_disk_that_takes_longer_is_not_waited_for_twice() -> None:
