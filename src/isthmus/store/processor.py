@@ -1,12 +1,15 @@
 """The processor of the event loop, which the writer leaves to it.
 
 A thread that the loop wakes tends to begin on the loop's own processor. Linux then lets it go on
-for some tenths of a millisecond when the loop has work again, even where another one is idle.
+for some tenths of a millisecond when the loop has work again, even where another one is idle. In
+the same way a loop that has waited for the interpreter's lock tends to be woken on the processor of
+the thread that had it, and has to wait until that thread does.
 """
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -15,32 +18,34 @@ if TYPE_CHECKING:
 
 
 class Processor:
-    """Where the loop ran last. Does nothing where the system cannot tell, or has one processor."""
+    """Where the loop runs. Does nothing where the system cannot tell, or has one processor."""
 
     def __init__(self) -> None:
         self._ask = _asker()
-        self._number = self._avoided = -1
-        self._allowed: set[int] = set()
+        self._number = -1
 
-    def note(self) -> None:
-        """In the loop: it runs here."""
+    def keep_off(self, thread: int) -> None:
+        """In the loop: `thread`, which sleeps, is to run on the others that the loop may use.
+
+        One that runs would have to be stopped for that.
+        """
         number = self._ask()
-        if number != self._number:
-            self._allowed = os.sched_getaffinity(0)
-            self._number = number
-
-    def avoid(self) -> None:
-        """In another thread: run on the others from now on, of those that the loop may use."""
-        number = self._number
-        if number == self._avoided:
+        if number == self._number:
             return
-        self._avoided = number
-        others = self._allowed - {number}
+        self._number = number
+        others = os.sched_getaffinity(0) - {number}
         if others:
-            try:
-                os.sched_setaffinity(0, others)
-            except OSError:  # they have been taken from us meanwhile: stay where we are
-                return
+            with suppress(OSError):  # they have been taken from us meanwhile
+                os.sched_setaffinity(thread, others)
+
+
+def give_way() -> None:
+    """In another thread, before it does much without the interpreter's lock: the loop goes first.
+
+    So does whatever else waits for this processor.
+    """
+    if hasattr(os, "sched_yield"):
+        os.sched_yield()  # gives the lock back meanwhile
 
 
 def _unknown() -> int:

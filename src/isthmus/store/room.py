@@ -18,8 +18,10 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+from math import inf
 from typing import TYPE_CHECKING, Any
 
+from isthmus import clock
 from isthmus.store.database import is_full, synchronise
 from isthmus.store.reserve import FRAME_BYTES, Reserve
 from isthmus.store.wal import log_of
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
 
 TIGHT_BYTES = 256 << 20
 """With so much room nobody asks how much a transaction takes."""
+
+ASKED_S = 0.1
+"""So often it is asked how much room there is, while there is so much: hardly a disk takes that in
+this time, and if one does, writing fails and is tried again in parts."""
 
 ROW_BYTES = 256
 MARGIN_BYTES = 128 << 10
@@ -47,6 +53,7 @@ class Room:
         self._folder = str(path.parent)
         self.reserve = Reserve(path.parent)
         self._lacks_reserve = False
+        self._ask_at = -inf
 
     @property
     def trimmed_at_once(self) -> int:
@@ -59,8 +66,13 @@ class Room:
         Raises:
             OSError: There is too little.
         """
+        now = clock.monotonic()
+        if now < self._ask_at:
+            return
         free = self._free()
-        if free < TIGHT_BYTES:
+        if free >= TIGHT_BYTES:
+            self._ask_at = now + ASKED_S
+        else:
             wanted = 2 * _size(statements) + _file_size(self._log)
             if free < wanted:
                 raise no_room()

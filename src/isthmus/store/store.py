@@ -341,13 +341,12 @@ class Store:
         self._job_begins()
         # Before the thread gets it, as what is in memory may change meanwhile.
         statements = transaction.statements(self._next_batch)
-        self._processor.note()
+        self._processor.keep_off(self._writer.thread_id)
         self._next_batch += transaction.logs.batches
         self._writer.submit(partial(self._write, transaction, statements))
 
     def _write(self, transaction: Transaction, statements: list[Statement]) -> None:
         """In the thread: write, and tell the loop."""
-        self._processor.avoid()
         failure: Exception | None = None
         sizes: dict[int, int] = {}
         write = self._writer.write if transaction.parts is None else self._writer.write_part

@@ -29,6 +29,7 @@ from isthmus.store.database import (
     reopen_database,
 )
 from isthmus.store.log import Part
+from isthmus.store.processor import give_way
 from isthmus.store.reader import read, written_at
 from isthmus.store.room import Room
 from isthmus.store.schema import TRIM_SPAN
@@ -130,6 +131,12 @@ class Writer:
         self.close()
         return True
 
+    @property
+    def thread_id(self) -> int:
+        """The number of the thread, which has been started, with the system."""
+        assert self._thread.native_id is not None
+        return self._thread.native_id
+
     def submit(self, job: Callable[[], None]) -> None:
         """Run `job` in the thread; it must not raise."""
         self._jobs.put(job)
@@ -148,10 +155,10 @@ class Writer:
             except (sqlite3.Error, StoreError) as error:
                 if is_damage(error):
                     raise self._replace(error) from error
-                if self._gone():
+                if self._find() is None:
                     raise self._renew(GONE) from error
                 raise
-            if self._gone():
+            if self._find() is None:
                 connection.close()
                 raise self._renew(GONE)
             self._use(connection)
@@ -196,6 +203,7 @@ class Writer:
             if self.behind is not None:
                 raise self.behind
             self._room.check(statements)
+            give_way()
             # Each return to Python may have to wait for the event loop: one statement is a
             # transaction by itself.
             together = len(statements) > 1 or bool(question)
@@ -205,6 +213,7 @@ class Writer:
                 self._execute(connection, statement)
             rows = connection.execute(question).fetchall() if question else []
             if together:
+                give_way()
                 connection.execute("COMMIT")
             self._unmarked = self._markable
             return rows
@@ -257,10 +266,12 @@ class Writer:
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """The open file, to be written; if that fails, it is closed unless the disk is full."""
         connection = self.open()
-        if self._gone():
+        size = self._find()
+        if size is None:
             self.close()
             raise self._renew(GONE)
-        if self._cut():
+        known, self._size = self._size, size
+        if size < known:  # the store itself never shortens it
             self.close()
             raise self._replace(StoreError("something has cut it short"))
         try:
@@ -330,26 +341,20 @@ class Writer:
         self._file, self._size = file_at(self._name)
         self._log_file, _ = file_at(self._log_name)
 
-    def _gone(self) -> bool:
-        """Whether another file, or none, stands where ours was: what is written would be lost."""
+    def _find(self) -> int | None:
+        """The size of our file; None where another one stands there, or none.
+
+        What is written then would be lost.
+        """
         try:
             found, size = file_at(self._name)
-            # A file in use has its first page at least.
-            return found == NO_FILE or found != self._file or not size
         except OSError:
-            return False
-
-    def _cut(self) -> bool:
-        """Whether our file is shorter than it was: the store itself never shortens it."""
-        try:
-            _, size = file_at(self._name)
-        except OSError:
-            return False
-        known, self._size = self._size, size
-        return size < known
+            return self._size
+        # A file in use has its first page at least.
+        return size if size and found == self._file else None
 
     def _log_gone(self) -> bool:
-        """The same for the log, which is there from the first write on."""
+        """Whether another log, or none, stands where ours was, which the first write makes."""
         try:
             found, _ = file_at(self._log_name)
         except OSError:
