@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import random
 import shutil
 import signal
 import socket
@@ -19,15 +21,37 @@ def program(name: str) -> str:
     return found
 
 
+LOWEST = 10_000
+"""Ports from here on are used by the tests."""
+
+WORKERS = 64
+"""So many processes that run tests at a time have ports of their own."""
+
 _given: set[int] = set()
 
 
+def _first_of_the_system() -> int:
+    """From here on the system gives ports to whoever asks for any one."""
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except OSError:
+        return 32_768
+
+
 def free_port() -> int:
-    """A port of loopback that nobody listens on now, and that was not given out before."""
+    """A port of loopback that nobody listens on now, and that was not given out before.
+
+    Nobody else gets it before who asked for it listens there: neither another process that runs
+    tests, nor who leaves the choice to the system.
+    """
+    end = max(_first_of_the_system(), LOWEST + 20_000)
+    ports = range(LOWEST, end - WORKERS, WORKERS)
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS
     while True:
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            port = int(taken.getsockname()[1])
-        if port not in _given:
+        port = random.choice(ports) + worker
+        if port in _given:
+            continue
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             _given.add(port)
             return port
 
