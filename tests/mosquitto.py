@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import random
 import shutil
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from raw import until
@@ -24,36 +26,44 @@ def program(name: str) -> str:
 LOWEST = 10_000
 """Ports from here on are used by the tests."""
 
-WORKERS = 64
-"""So many processes that run tests at a time have ports of their own."""
-
-_given: set[int] = set()
+WORKERS = 16
+"""So many processes that run tests at a time have ports of their own, more than 1,000 each."""
 
 
-def _first_of_the_system() -> int:
-    """From here on the system gives ports to whoever asks for any one."""
+def end_of_ports() -> int:
+    """From here on the system gives ports to whoever asks for any one, as far as it can be had."""
     try:
-        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+        found = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     except OSError:
-        return 32_768
+        found = 0
+    return found if found > 2 * LOWEST else 32_768
+
+
+def ports_of(worker: str) -> range:
+    """The ports of one process that runs tests, by its name: `gw0`, `gw1`, ..."""
+    return range(LOWEST + int(worker.removeprefix("gw")) % WORKERS, end_of_ports(), WORKERS)
+
+
+def in_turn(ports: Sequence[int]) -> Iterator[int]:
+    """Those where nobody listens, over and over, in whatever order."""
+    for port in itertools.cycle(random.sample(ports, len(ports))):
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        yield port
+
+
+_free = in_turn(ports_of(os.environ.get("PYTEST_XDIST_WORKER", "gw0")))
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on now, and that was not given out before.
+    """A port of loopback that nobody listens on now, and that was not given out for long.
 
     Nobody else gets it before who asked for it listens there: neither another process that runs
     tests, nor who leaves the choice to the system.
     """
-    end = max(_first_of_the_system(), LOWEST + 20_000)
-    ports = range(LOWEST, end - WORKERS, WORKERS)
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS
-    while True:
-        port = random.choice(ports) + worker
-        if port in _given:
-            continue
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            _given.add(port)
-            return port
+    return next(_free)
 
 
 def listens(port: int) -> bool:
