@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from power_promise import Promise
 from power_trace import calls
 from power_watcher import Watcher
 
+from isthmus.store.writer import MARK_S
 from mosquitto import free_port
 from raw import FarSide, Raw, grant, until
 
@@ -77,6 +79,7 @@ async def seen(tmp_path: Path) -> AsyncIterator[Seen]:
             for number in range(COUNT):
                 assert await bridge.published("in/a", payload(kind, number), qos) == 0
         await until(lambda: far.session)
+        await asyncio.sleep(2 * MARK_S)  # until it is noted how much of the log is synchronised
         for number in range(COUNT):
             assert await publisher.published("up/a", payload("through", number)) == 0
         publisher.close()
