@@ -155,10 +155,10 @@ class Writer:
             except (sqlite3.Error, StoreError) as error:
                 if is_damage(error):
                     raise self._replace(error) from error
-                if self._find() is None:
+                if self._own_size() is None:
                     raise self._renew(GONE) from error
                 raise
-            if self._find() is None:
+            if self._own_size() is None:
                 connection.close()
                 raise self._renew(GONE)
             self._use(connection)
@@ -266,7 +266,7 @@ class Writer:
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """The open file, to be written; if that fails, it is closed unless the disk is full."""
         connection = self.open()
-        size = self._find()
+        size = self._own_size()
         if size is None:
             self.close()
             raise self._renew(GONE)
@@ -341,7 +341,7 @@ class Writer:
         self._file, self._size = file_at(self._name)
         self._log_file, _ = file_at(self._log_name)
 
-    def _find(self) -> int | None:
+    def _own_size(self) -> int | None:
         """The size of our file; None where another one stands there, or none.
 
         What is written then would be lost.
