@@ -89,6 +89,8 @@ async def test_as_much_is_on_disk_as_there_is_room_for_and_the_rest_follows(tmp_
     disk.parts = 2
     await told.wait()
     assert store.failure is None
+    disk.parts = 1
+    await settled(store)  # what was done meanwhile
     assert (log.stored, log.unrecorded, log.unstored_bytes) == (5, 0, 0)
     await store.stop()
     store = await opened(tmp_path)

@@ -1,8 +1,8 @@
 cdef class Batch:
     cdef public Py_ssize_t appended
     cdef public Py_ssize_t size
-    cdef list _ends
+    cdef object _ends
     cdef bytes _last
-    cdef list _records
+    cdef bytearray _body
 
     cpdef Py_ssize_t append(self, bytes record)

@@ -1,9 +1,9 @@
 """The store as the event loop sees it.
 
 Changes go into the open transaction. When somebody waits for it and the writer is free, the writer
-gets it at the end of the turn, or after a while where many records come (see `gathering`); while it
-writes, the next transaction collects. So there is one commit at a time, as large as the load is.
-What nobody waits for is collected for a moment.
+gets it at the end of the turn, or after a while where many records come (see `gathering`), in steps
+between which the loop serves others; while it writes, the next transaction collects. So there is
+one commit at a time, as large as the load is. What nobody waits for is collected for a moment.
 """
 
 from __future__ import annotations
@@ -338,11 +338,20 @@ class Store:
     def _begin(self, transaction: Transaction) -> None:
         self._writing = transaction
         self._retry = None
-        self._job_begins()
+        # In steps, as all of it at once would keep others waiting. A timer comes before what is
+        # ready is served, and so does what it calls soon.
+        soon = self._loop.call_soon
+        soon(soon, self._state, transaction)
+
+    def _state(self, transaction: Transaction) -> None:
         # Before the thread gets it, as what is in memory may change meanwhile.
         statements = transaction.statements(self._next_batch)
-        self._processor.keep_off(self._writer.thread_id)
         self._next_batch += transaction.logs.batches
+        self._loop.call_soon(self._give, transaction, statements)
+
+    def _give(self, transaction: Transaction, statements: list[Statement]) -> None:
+        self._job_begins()
+        self._processor.keep_off(self._writer.thread_id)
         self._writer.submit(partial(self._write, transaction, statements))
 
     def _write(self, transaction: Transaction, statements: list[Statement]) -> None:
