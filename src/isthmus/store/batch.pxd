@@ -1,8 +1,8 @@
 cdef class Batch:
     cdef public Py_ssize_t appended
     cdef public Py_ssize_t size
-    cdef object _ends
+    cdef list _ends
     cdef bytes _last
-    cdef bytearray _body
+    cdef list _records
 
     cpdef Py_ssize_t append(self, bytes record)

@@ -29,11 +29,11 @@ class Row(NamedTuple):
 class Batch:
     """Records that are being collected; `size` is their size in bytes, `appended` how many came."""
 
-    __slots__ = ("_body", "_ends", "_last", "appended", "size")
+    __slots__ = ("_ends", "_last", "_records", "appended", "size")
 
     def __init__(self) -> None:
-        self._body = bytearray()
-        self._ends = array("I")
+        self._records: list[bytes] = []
+        self._ends: list[int] = []
         self._last: bytes | None = None
         self.size = self.appended = 0
 
@@ -45,15 +45,15 @@ class Batch:
         self.appended += 1
         if record != self._last:
             self._last = record
-            self._body += record
+            self._records.append(record)
             self.size += len(record)
             self._ends.append(self.size)
         return len(self._ends) - 1
 
     def row(self) -> Row:
         """The columns of its row; takes time with its size."""
-        body = bytes(self._body)
-        ends = self._ends
+        body = b"".join(self._records)
+        ends = array("I", self._ends)
         return Row(body, ends.tobytes(), array("I", _sums(body, ends)).tobytes())
 
 
