@@ -37,10 +37,11 @@ def log(caplog: pytest.LogCaptureFixture):
     return lines
 
 
-def slow_users(tmp_path, *names: str) -> dict[str, object]:
-    """Users whose passwords take about a fortieth of a second to check."""
+def slow_users(tmp_path, *names: str, iterations: int = 30_000) -> dict[str, object]:
+    """Users whose passwords take a hundredth to a fortieth of a second to check."""
     path = tmp_path / "users"
-    path.write_text("".join(create_entry(name, b"pw", iterations=30_000) + "\n" for name in names))
+    entries = [create_entry(name, b"pw", iterations=iterations) for name in names]
+    path.write_text("\n".join([*entries, ""]))
     return {"auth": {"password_file": str(path)}}
 
 
@@ -90,7 +91,8 @@ async def test_a_login_that_finds_no_place_is_told_that_the_server_is_busy(
 
 
 async def test_a_login_that_waits_too_long_is_closed(isthmus, tmp_path, log):
-    configuration = slow_users(tmp_path, "anna")
+    # So slow that a fast machine, too, checks few of them in the time.
+    configuration = slow_users(tmp_path, "anna", iterations=300_000)
     limits = {"limits": {"connect_timeout": "200ms"}}
     near = await isthmus({**configuration, "broker": limits})
     flood = [await Raw.open(near.port) for _ in range(60)]
