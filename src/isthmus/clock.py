@@ -1,4 +1,4 @@
-"""The two clocks. Everything below `net/` takes time as an argument instead."""
+"""The clocks. Everything below `net/` takes time as an argument instead."""
 
 import time
 
@@ -10,6 +10,11 @@ wall = time.time
 
 started = wall()
 """When the process began to run, as far as Python code can see."""
+
+TIMER_S = 0.001
+"""The resolution of the event loop's timers. uvloop counts in milliseconds, and calls at once what
+is due in less than half of one: who looks whether it is time and waits for the rest would look
+again and again."""
 
 STEP_S = 2.0
 """A wall clock that went apart from the monotonic one by more has been set."""

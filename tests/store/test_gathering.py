@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -272,6 +273,42 @@ async def test_a_stream_of_records_costs_few_commits(tmp_path: Path) -> None:
     commits = store.commits - before
     await store.stop()
     assert commits < 2 * took_s / LONGEST_S
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_looking_takes_few_turns_of_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    # uvloop calls at once what is due in less than half a millisecond.
+    looks: list[float] = []
+    look = Store._look
+
+    def counted(store: Store) -> None:
+        looks.append(time.monotonic())
+        look(store)
+
+    monkeypatch.setattr(Store, "_look", counted)
+
+    async def stream() -> int:
+        store = Store(tmp_path)
+        store.start()
+        log = store.log("outbox/cloud")
+        await store.settle()
+        first = asyncio.get_running_loop().time() - 2_000 * LONGEST_S
+        for number in range(2_000):
+            store._gathering.begun(20, first + number * LONGEST_S)
+        before = store.commits
+        looks.clear()
+        for _ in range(300):
+            log.append(b"record")
+            await asyncio.sleep(0.001)
+        commits = store.commits - before
+        await store.stop()
+        return commits
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        commits = runner.run(stream())
+    assert 5 <= commits <= len(looks) <= (LONGEST_S / LOOK_S + 3) * commits
 
 
 async def test_who_waits_for_a_row_does_not_wait_for_records(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from isthmus.clock import TIMER_S
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
@@ -46,7 +48,7 @@ class DrainPace:
         wait_s = self.rates.take(topic)
         if wait_s <= 0.0:
             return True
-        at = self._loop.time() + wait_s
+        at = self._loop.time() + max(wait_s, TIMER_S)
         if self._timer is not None and at < self._resume_at:
             # Rates may have changed since, and what was waited for may have gone.
             self._timer.cancel()

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from time import sleep, thread_time
 
-from isthmus.clock import monotonic
+from isthmus.clock import TIMER_S, monotonic
 from isthmus.net import socket_calls
 from isthmus.net.link import READ_LIMIT, Link, Turn, describe
 from isthmus.net.peer import peer_text
@@ -369,8 +369,8 @@ class Reactor(Turn):
                 return
             self._timer.cancel()
         self._timer_at = deadline
-        # One millisecond more, the resolution of uvloop's timers, so that it never comes early.
-        delay = max(0.0, deadline - monotonic()) + 0.001
+        # More by their resolution, so that it never comes early.
+        delay = max(0.0, deadline - monotonic()) + TIMER_S
         self._timer = self.loop.call_later(delay, self._run_timers)
 
     def _run_timers(self) -> None:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from math import inf
 
+from isthmus.clock import TIMER_S
+
 SPACINGS_S = (0.0, 0.003, 0.008, 0.02)
 """From the beginning of a transaction to that of the next, at least: so much later a message that
 goes to the disk is answered."""
@@ -76,7 +78,8 @@ class Gathering:
 
     def left_s(self, now: float) -> float:
         """How long it is until the next one may go, or is looked at again."""
-        return max(0.0, min(self._begun + SPACINGS_S[self._level] - now, LOOK_S))
+        left_s = self._begun + SPACINGS_S[self._level] - now
+        return 0.0 if left_s < TIMER_S else min(left_s, LOOK_S)
 
     def goes_on(self, records: int, now: float) -> bool:
         """Whether to look again in `left_s`, with so many records until now."""
