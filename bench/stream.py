@@ -301,10 +301,11 @@ class Loop:
             with contextlib.suppress(OSError, ValueError):
                 self.epoll.unregister(stream.fd)
 
-    def turn(self, timeout: float) -> None:
+    def turn(self, timeout: float, collect_s: float | None = None) -> None:
         """Wait up to `timeout` seconds for events and handle them."""
-        if self.collect_s:
-            time.sleep(self.collect_s)
+        pause_s = self.collect_s if collect_s is None else collect_s
+        if pause_s:
+            time.sleep(pause_s)
         for fd, events in self.epoll.poll(timeout):
             ready = self.objects.get(fd)
             if ready is not None:
